@@ -1,0 +1,119 @@
+//! Kinds of events: their numbers, names and bodies.
+
+/// Which body follows the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// [`super::MmapBody`].
+    Mmap,
+    /// [`super::VmaBody`].
+    Vma,
+}
+
+/// Length of an event with a [`super::MmapBody`], in bytes.
+pub const BODY_MMAP: u16 = 64;
+/// Length of an event with a [`super::VmaBody`], in bytes.
+pub const BODY_VMA: u16 = 96;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $body:ident;)*) => {
+        /// What happened. Numbers are part of the wire format and never used again.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($(#[$doc])* $variant = $number,)*
+        }
+
+        impl Kind {
+            /// All kinds, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in all output.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The kind with that number; `None` for a number that this version does not know.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+
+            /// Which body it has.
+            pub const fn body(self) -> Body {
+                match self { $(Self::$variant => Body::$body,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A task begins to wait for, or to try, the mmap_lock.
+    MmapStart = 1, "mmap_start", Mmap;
+    /// It has it.
+    MmapAcquire = 2, "mmap_acquire", Mmap;
+    /// It did not get it: a failed trylock, or killed while it waited.
+    MmapFail = 3, "mmap_fail", Mmap;
+    /// It is about to give it back.
+    MmapRelease = 4, "mmap_release", Mmap;
+    /// A writer goes on as a reader.
+    MmapDowngrade = 5, "mmap_downgrade", Mmap;
+
+    /// A task has a VMA's lock for reading.
+    VmaReadAcquire = 16, "vma_read_acquire", Vma;
+    /// A task that wanted a VMA's lock for reading has to take another way.
+    VmaReadFail = 17, "vma_read_fail", Vma;
+    /// A task gave a VMA's read lock back.
+    VmaReadRelease = 18, "vma_read_release", Vma;
+    /// A writer starts to lock a VMA, which may mean waiting for its readers.
+    VmaWriteStart = 19, "vma_write_start", Vma;
+    /// The VMA is write-locked, until the mmap_lock's write side ends.
+    VmaWriteAcquire = 20, "vma_write_acquire", Vma;
+    /// The VMA left its address space.
+    VmaDetach = 21, "vma_detach", Vma;
+    /// A writer was killed while it waited for readers.
+    VmaWriteFail = 22, "vma_write_fail", Vma;
+    /// One attempt at a VMA met a write-locked, detached or foreign one; the walk may go on. Seen
+    /// only where `vma_start_read` is a function. The failure of the whole is `vma_read_fail`.
+    VmaReadRefused = 23, "vma_read_refused", Vma;
+
+    /// `handle_mm_fault` starts.
+    FaultBegin = 32, "fault_begin", Vma;
+    /// `handle_mm_fault` returned.
+    FaultEnd = 33, "fault_end", Vma;
+
+    /// Events are missing here. Made by user space: `cpu` says where, `arg` how many (0: not known).
+    Gap = 64, "gap", Vma;
+}
+
+impl Kind {
+    /// The kind with that name in output.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// Length of an event of this kind as this version writes it, in bytes.
+    pub const fn wire_len(self) -> u16 {
+        match self.body() {
+            Body::Mmap => BODY_MMAP,
+            Body::Vma => BODY_VMA,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_lead_back() {
+        for &kind in Kind::ALL {
+            assert_eq!(Kind::from_number(kind as u8), Some(kind));
+            assert_eq!(Kind::from_name(kind.name()), Some(kind));
+        }
+    }
+
+    #[test]
+    fn an_unknown_number_is_no_kind() {
+        assert_eq!(Kind::from_number(0), None);
+        assert_eq!(Kind::from_number(255), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! What is known about a stream of events before its first one: kernel, plan, coverage, clocks.
+//!
+//! Live, replay and sim all hand one [`SourceInfo`] to everything downstream, and a recording
+//! starts with it as JSON. Fields are only added; readers ignore what they do not know.
+
+use serde::{Deserialize, Serialize};
+use tracer_common::wire::Provenance;
+
+/// Everything that a reader needs in order to judge the events that follow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceInfo {
+    /// Version of the program that made the events.
+    pub tracer_version: String,
+    /// `live` or `sim`.
+    pub source: String,
+    /// The kernel that was watched.
+    pub kernel: KernelInfo,
+    /// Host name.
+    pub host: String,
+    /// Arguments of the program that made the events.
+    pub command: Vec<String>,
+    /// CPUs that can produce events, numbered from 0.
+    pub cpus: u32,
+    /// Process ID of the tracer itself, so that its own activity can be told apart.
+    pub self_pid: u32,
+    /// `CLOCK_MONOTONIC` at the start, in nanoseconds: the clock of all events.
+    pub start_monotonic_ns: u64,
+    /// `CLOCK_REALTIME` at the same instant, in nanoseconds since 1970.
+    pub start_realtime_ns: u64,
+    /// Filters that ran in the kernel, as the user wrote them; empty: everything was recorded.
+    pub filters: Vec<String>,
+    /// Whether the tracer's own process was left out in the kernel.
+    pub self_excluded: bool,
+    /// Size of the ring buffer in bytes.
+    pub ring_bytes: u64,
+    /// The places that events come from; `Header::site` is an index into this table.
+    pub sites: Vec<SiteInfo>,
+    /// Operations that cannot be seen on this kernel, and why.
+    pub unseen: Vec<UnseenInfo>,
+}
+
+/// The watched kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelInfo {
+    /// As `uname -r` has it.
+    pub release: String,
+    /// As `uname -v` has it.
+    pub version: String,
+    /// As `uname -m` has it.
+    pub machine: String,
+    /// Which form of the per-VMA lock it has.
+    pub family: Family,
+}
+
+/// The forms that the per-VMA lock has had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// `vma->vm_refcnt`, Linux 6.15 and later.
+    #[default]
+    Refcount,
+    /// `vma->vm_lock->lock`, a `rw_semaphore`, Linux 6.4 to 6.14.
+    Rwsem,
+}
+
+/// One place in the kernel that events come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SiteInfo {
+    /// What is seen here: the name of a kind of event, such as `vma_read_acquire`.
+    pub operation: String,
+    /// The kernel function or tracepoint.
+    pub function: String,
+    /// How it is attached: `tp_btf`, `fentry`, `fexit`, `kprobe`, `kretprobe`, ….
+    pub mechanism: String,
+    /// How surely its facts are known: `observed`, `derived`, `bounded`, `unknown`.
+    pub provenance: String,
+    /// Largest error of the time of its events, in nanoseconds, where it is known.
+    pub bound_ns: Option<u64>,
+    /// Why this mechanism, in a sentence.
+    pub reason: String,
+    /// Whether it is attached; if not, `reason` says why.
+    pub attached: bool,
+}
+
+impl SiteInfo {
+    /// The provenance as a value; what is not understood is unknown.
+    pub fn provenance(&self) -> Provenance {
+        match self.provenance.as_str() {
+            "observed" => Provenance::Observed,
+            "derived" => Provenance::Derived,
+            "bounded" => Provenance::Bounded,
+            _ => Provenance::Unknown,
+        }
+    }
+}
+
+/// An operation, or one place of it, that cannot be seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnseenInfo {
+    /// The operation, as the name of its kind of event.
+    pub operation: String,
+    /// Where it happens.
+    pub function: String,
+    /// Why it is not seen.
+    pub reason: String,
+    /// What would change that.
+    pub remedy: String,
+}
+
+impl SourceInfo {
+    /// Whether releases of VMA read locks are seen one by one at their own place, so that nothing
+    /// has to be derived from the end of a fault.
+    pub fn read_releases_observed(&self) -> bool {
+        self.sites.iter().any(|site| {
+            site.attached
+                && site.operation == "vma_read_release"
+                && site.function == "vma_refcount_put"
+                && site.provenance() == Provenance::Observed
+        }) && !self
+            .unseen
+            .iter()
+            .any(|unseen| unseen.operation == "vma_read_release")
+    }
+}
+
+/// Losses that a source knows of, cumulative since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Losses {
+    /// By CPU: events produced, dropped and received.
+    pub cpus: Vec<CpuLosses>,
+    /// Runs of a probe that the kernel skipped because the probe was already running on that CPU.
+    pub missed: u64,
+}
+
+/// Losses on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuLosses {
+    /// Events that passed the filters.
+    pub produced: u64,
+    /// Events that found the ring buffer full.
+    pub dropped: u64,
+    /// Events that arrived here.
+    pub received: u64,
+}
+
+impl Losses {
+    /// Events that found the ring buffer full, on all CPUs.
+    pub fn dropped(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.dropped).sum()
+    }
+}
