@@ -3,4 +3,5 @@
 //! Events flow one way: `source` → `order` → `state` → `sink`. `docs/architecture.md` is the map.
 
 pub mod info;
+pub mod order;
 pub mod source;
