@@ -1,2 +1,82 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: builds, runs, tests, virtual machines, kernels.
+
+mod apt;
+mod build;
+mod cpio;
+mod deps;
+mod kernels;
+mod oracle;
+mod ui;
+mod vm;
+mod vm_cli;
+mod vm_out;
+mod ws;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, runs and tests tracer"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Get what is missing, build, and start tracer (through sudo when not root)
+    ///
+    /// Example: cargo xtask run -- record -o a.rec --duration 3s -- ls -R /usr
+    Run {
+        /// Arguments of tracer
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build tracer, static, with its eBPF programs inside
+    Build,
+    /// Build the eBPF programs
+    BuildEbpf,
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(vm_cli::VmTask),
+    /// Kernels that are built here
+    #[command(subcommand)]
+    Kernel(KernelTask),
+}
+
+#[derive(Debug, Subcommand)]
+enum KernelTask {
+    /// Build the lockdep kernel from the distribution's source package, and print where it is
+    Oracle,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Run { args } => build::run(&args)?,
+        Task::Build => {
+            println!("{}", build::tracer()?.display());
+            build::guest_tools()?;
+        }
+        Task::BuildEbpf => println!("{}", build::ebpf()?.display()),
+        Task::Vm(task) => return vm_cli::run(&task),
+        Task::Kernel(KernelTask::Oracle) => oracle::command()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

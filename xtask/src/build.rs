@@ -1,0 +1,154 @@
+//! Building the eBPF object, the program, and what runs inside guests.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::{deps, ws};
+
+const HOST: &str = "x86_64-unknown-linux-gnu";
+const BPF: &str = "bpfel-unknown-none";
+
+/// Flags of the eBPF build: the architecture whose registers the programs read, debug information, and BTF made
+/// of it. bpf-linker is found through PATH.
+const BPF_FLAGS: [&str; 3] = [
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+];
+
+/// A cargo command for the eBPF crate, `build` or `clippy`; `more` are further compiler flags.
+pub(crate) fn ebpf_cargo(verb: &str, more: &[&str]) -> Result<Command> {
+    deps::rust_src()?;
+    let bin = deps::bpf_linker()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).context("PATH")?;
+    let mut command = deps::nightly_cargo();
+    command
+        .args([
+            verb,
+            "--package",
+            "tracer-ebpf",
+            "-Z",
+            "build-std=core",
+            "--target",
+            BPF,
+            "--release",
+        ])
+        .arg("--target-dir")
+        .arg(ws::target().join("ebpf-build"))
+        .env("PATH", path)
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            [&BPF_FLAGS, more].concat().join("\u{1f}"),
+        );
+    Ok(command)
+}
+
+/// Builds the eBPF object and returns where it is.
+pub(crate) fn ebpf() -> Result<PathBuf> {
+    let mut command = ebpf_cargo("build", &[])?;
+    cargo(&mut command).context("building the eBPF programs")?;
+    let built = ws::target()
+        .join("ebpf-build")
+        .join(BPF)
+        .join("release/tracer-ebpf");
+    let object = ws::target().join("ebpf/tracer-ebpf");
+    copy_if_changed(&built, &object)?;
+    Ok(object)
+}
+
+/// Copies only what differs, so that cargo does not rebuild the program for a new time stamp.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    }
+    fs::write(to, new).with_context(|| format!("writing {}", to.display()))
+}
+
+/// Builds tracer, static so that the same file runs here and in every guest.
+pub(crate) fn tracer() -> Result<PathBuf> {
+    ebpf()?;
+    static_build("tracer")?;
+    Ok(output("tracer"))
+}
+
+/// What runs in guests.
+#[derive(Debug)]
+pub(crate) struct GuestTools {
+    /// The first process.
+    pub(crate) init: PathBuf,
+    /// The workload whose locks are counted.
+    pub(crate) workload: PathBuf,
+}
+
+/// Builds what runs in guests.
+pub(crate) fn guest_tools() -> Result<GuestTools> {
+    static_build("tracer-guest")?;
+    Ok(GuestTools {
+        init: output("guest-init"),
+        workload: output("workload"),
+    })
+}
+
+fn output(name: &str) -> PathBuf {
+    ws::target().join(HOST).join("release").join(name)
+}
+
+fn static_build(package: &str) -> Result<()> {
+    let mut command = deps::cargo();
+    command
+        .args([
+            "build",
+            "--release",
+            "--bins",
+            "--package",
+            package,
+            "--target",
+            HOST,
+        ])
+        .arg("--target-dir")
+        .arg(ws::target())
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static",
+        );
+    cargo(&mut command).with_context(|| format!("building {package}"))
+}
+
+/// Runs cargo. It shows its own progress, and only if it has something to do: nothing is said about what is up
+/// to date. Its words go to stderr, as ours do.
+fn cargo(command: &mut Command) -> Result<()> {
+    if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        // Without a terminal the list of crates is noise in somebody's log; warnings and errors still show.
+        command.arg("--quiet");
+    }
+    ws::run(command)
+}
+
+/// Starts tracer in our place, through sudo if we are not root.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let tracer = tracer()?;
+    let mut command = if ws::is_root() {
+        Command::new(&tracer)
+    } else {
+        let sudo = ws::in_path("sudo").with_context(|| {
+            format!(
+                "tracer needs root, and there is no sudo here; as root, run: {}",
+                tracer.display()
+            )
+        })?;
+        let mut command = Command::new(sudo);
+        command.arg("--").arg(&tracer);
+        command
+    };
+    let error = command.args(args).exec();
+    Err(anyhow!(error).context(format!("starting `{}`", ws::show(&command))))
+}
