@@ -13,10 +13,12 @@ const HOST: &str = "x86_64-unknown-linux-gnu";
 const BPF: &str = "bpfel-unknown-none";
 
 /// Flags of the eBPF build: the architecture whose registers the programs read, debug information, and BTF made
-/// of it. bpf-linker is found through PATH.
-const BPF_FLAGS: [&str; 3] = [
+/// of it. Instruction set v3 has atomics that return the old value, and every kernel that is traced knows it.
+/// bpf-linker is found through PATH.
+const BPF_FLAGS: [&str; 4] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Cdebuginfo=2",
+    "-Ctarget-cpu=v3",
     "-Clink-arg=--btf",
 ];
 
