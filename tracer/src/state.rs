@@ -1,0 +1,627 @@
+//! The engine: from events to who holds, who waits, and since when.
+//!
+//! It is pure: no clock, no I/O; all time comes from events, so that live, replayed and made-up
+//! streams give the same answers. Events must come in the order of [`crate::order`].
+//!
+//! # What is derived
+//!
+//! Where the release of a VMA read lock cannot be seen at its own place, the engine makes the
+//! `vma_read_release` itself and hands it on with the others ([`Meta::derived`]):
+//!
+//! * after a `fault_end` under the VMA lock without RETRY or COMPLETED: *derived*, the kernel
+//!   gives the lock back right after;
+//! * after one with RETRY or COMPLETED: *bounded*, it was given back somewhere within the fault;
+//! * before an event that proves it gone: *bounded* between the acquire and that event. A VMA read
+//!   lock is never kept across a return to user mode, no task waits for `mmap_lock` while it holds
+//!   one, and no VMA is write-locked or detached while it is read-locked. One system call holds two
+//!   at a time (moving pages by userfaultfd), so a second acquire alone proves nothing, a third does.
+//!
+//! A derived event has cpu, number, site and time of the event that it comes from, and the task
+//! whose lock it is, which is another one if a writer's progress proves a reader gone.
+//!
+//! # What is not known
+//!
+//! Knowledge has an *epoch*. A gap ends it, since the lost events may have been about anything: all
+//! holds and waits of earlier epochs are from then on of unknown certainty, until new events
+//! confirm them. That costs nothing: nothing is walked. At the attach nothing is known either, and
+//! a release whose acquire was not seen is then no error but an *unknown start*. What contradicts the
+//! state with no gap to explain it is counted as an [`Anomaly`], and the newest event is believed.
+//!
+//! Memory is bounded by [`Limits`]: what has been idle for long makes room, and is counted.
+
+mod counters;
+mod fault;
+mod hist;
+mod lock;
+mod mmap;
+mod small;
+mod table;
+mod task;
+mod view;
+mod vma;
+
+use tracer_common::wire::{Event, Kind, Provenance, flag};
+
+use crate::info::SourceInfo;
+pub use counters::{
+    ANOMALIES_KEPT, Anomaly, AnomalyKind, Balance, Durations, Faults, TaskCounters, Totals,
+};
+pub use hist::Histogram;
+pub use lock::{Mm, Vma, WriteLocked};
+use lock::{TaskKey, unlink};
+use table::Table;
+pub use task::{Frame, Hold, Lock, Task, Wait};
+use task::OpenPut;
+pub use view::{MmView, TaskView, VmaView};
+
+/// How surely an event is known, beside the event itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// How surely.
+    pub provenance: Provenance,
+    /// The event happened at most so long before or after its time, in nanoseconds, if that is known.
+    pub bound_ns: Option<u64>,
+    /// Whether the engine made the event; it is in no recording then.
+    pub derived: bool,
+}
+
+/// Upper bounds on what is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tasks.
+    pub tasks: usize,
+    /// VMAs.
+    pub vmas: usize,
+    /// Address spaces.
+    pub mms: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tasks: 1 << 14,
+            vmas: 1 << 17,
+            mms: 1 << 13,
+        }
+    }
+}
+
+/// What had to make room: how many, and how many of those were in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aged {
+    /// Tasks.
+    pub tasks: (u64, u64),
+    /// VMAs.
+    pub vmas: (u64, u64),
+    /// Address spaces.
+    pub mms: (u64, u64),
+}
+
+/// The state of all tasks and locks; see the module.
+#[derive(Debug)]
+pub struct Engine {
+    tasks: Table<Task>,
+    vmas: Table<Vma>,
+    mms: Table<Mm>,
+    /// Never 0, which stands for "never known".
+    epoch: u32,
+    /// Source of [`Mm::write_life`]; each value is used once.
+    lives: u64,
+    now_ns: u64,
+    sites: Vec<Site>,
+    self_pid: u32,
+    releases_observed: bool,
+    acquires_observed: bool,
+    /// Derived events that go out before and after the one at hand.
+    before: Vec<(Event, Meta)>,
+    after: Vec<(Event, Meta)>,
+    /// The event at hand as it should have been.
+    rewritten: Option<Event>,
+    totals: Totals,
+    anomalies: Vec<Anomaly>,
+    aged_counters: TaskCounters,
+    aged_self: TaskCounters,
+}
+
+/// What the plan says of one site.
+#[derive(Clone, Copy, Debug)]
+struct Site {
+    provenance: Provenance,
+    bound_ns: Option<u64>,
+    /// Whether this is `lock_next_vma`, whose caller keeps one VMA locked at a time.
+    is_next_vma: bool,
+}
+
+impl Engine {
+    /// For a stream that `info` tells about.
+    pub fn new(info: &SourceInfo) -> Self {
+        Self::with_limits(info, Limits::default())
+    }
+
+    /// As [`Self::new`], with other bounds on memory.
+    pub fn with_limits(info: &SourceInfo, limits: Limits) -> Self {
+        let sites = info.sites.iter().map(|site| Site {
+            provenance: site.provenance(),
+            bound_ns: site.bound_ns,
+            is_next_vma: site.function == "lock_next_vma",
+        });
+        Self {
+            tasks: Table::new(limits.tasks),
+            vmas: Table::new(limits.vmas),
+            mms: Table::new(limits.mms),
+            epoch: 1,
+            lives: 0,
+            now_ns: info.start_monotonic_ns,
+            sites: sites.collect(),
+            self_pid: info.self_pid,
+            releases_observed: info.read_releases_observed(),
+            acquires_observed: !info
+                .unseen
+                .iter()
+                .any(|unseen| unseen.operation == Kind::VmaReadAcquire.name()),
+            before: Vec::new(),
+            after: Vec::new(),
+            rewritten: None,
+            totals: Totals::default(),
+            anomalies: Vec::new(),
+            aged_counters: TaskCounters::default(),
+            aged_self: TaskCounters::default(),
+        }
+    }
+
+    /// Takes one event in; `out` gets it and the events derived from it, in order.
+    #[inline]
+    pub fn apply(&mut self, event: &Event, out: &mut impl FnMut(&Event, &Meta)) {
+        self.before.clear();
+        self.after.clear();
+        self.rewritten = None;
+        self.now_ns = self.now_ns.max(event.header.ts_ns);
+        let meta = if event.kind == Kind::Gap {
+            self.totals.gaps += 1;
+            self.totals.missing += u64::from(event.body.arg);
+            self.forget();
+            Meta {
+                provenance: Provenance::Observed,
+                bound_ns: None,
+                derived: false,
+            }
+        } else {
+            self.totals.received += 1;
+            self.take(event);
+            self.meta(event)
+        };
+        for (event, meta) in &self.before {
+            self.totals.derived += 1;
+            self.totals.count(event.kind, meta.provenance);
+            out(event, meta);
+        }
+        let event = self.rewritten.as_ref().unwrap_or(event);
+        self.totals.count(event.kind, meta.provenance);
+        out(event, &meta);
+        for (event, meta) in &self.after {
+            self.totals.derived += 1;
+            self.totals.count(event.kind, meta.provenance);
+            out(event, meta);
+        }
+    }
+
+    /// Makes all that is held and awaited uncertain, as a gap does. For losses that leave no hole in
+    /// the numbering, such as runs of a probe that the kernel skipped.
+    pub fn forget(&mut self) {
+        // 2^32 gaps later an old hold would be believed again; that many take longer than any hold.
+        self.epoch = self.epoch.checked_add(1).unwrap_or(1);
+    }
+
+    /// What was counted.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// The first anomalies, up to [`ANOMALIES_KEPT`]; [`Totals::anomalies`] has the number of all.
+    pub fn anomalies(&self) -> &[Anomaly] {
+        &self.anomalies
+    }
+
+    /// What had to make room.
+    pub fn aged(&self) -> Aged {
+        Aged {
+            tasks: self.tasks.aged(),
+            vmas: self.vmas.aged(),
+            mms: self.mms.aged(),
+        }
+    }
+
+    /// Time of the latest event, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// Counters of all tasks, those included that had to make room.
+    pub fn all_tasks(&self) -> TaskCounters {
+        let mut sum = self.aged_counters;
+        for (_, task) in self.tasks.iter() {
+            sum.add(&task.counters);
+        }
+        sum
+    }
+
+    /// Counters of the tracer's own tasks.
+    pub fn own_tasks(&self) -> TaskCounters {
+        let mut sum = self.aged_self;
+        for (_, task) in self.tasks.iter() {
+            if task.pid == self.self_pid {
+                sum.add(&task.counters);
+            }
+        }
+        sum
+    }
+
+    fn meta(&self, event: &Event) -> Meta {
+        let site = self.sites.get(event.header.site as usize);
+        let own = event.provenance();
+        Meta {
+            provenance: site.map_or(own, |site| own.max(site.provenance)),
+            bound_ns: site.and_then(|site| site.bound_ns),
+            derived: false,
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, event: &Event) {
+        let t = self.enter(event);
+        match event.kind {
+            Kind::MmapStart => self.mmap_start(t, event),
+            Kind::MmapAcquire => self.mmap_acquire(t, event),
+            Kind::MmapFail => self.mmap_fail(t, event),
+            Kind::MmapRelease => self.mmap_release(t, event),
+            Kind::MmapDowngrade => self.mmap_downgrade(t, event),
+            Kind::VmaReadAcquire => self.vma_read_acquire(t, event),
+            Kind::VmaReadFail => self.vma_read_fail(t, event),
+            Kind::VmaReadRelease => self.vma_read_release(t, event),
+            Kind::VmaReadRefused => self.vma_read_refused(event),
+            Kind::VmaWriteStart => self.vma_write_start(t, event),
+            Kind::VmaWriteAcquire => self.vma_write_acquire(t, event),
+            Kind::VmaWriteFail => self.vma_write_fail(t, event),
+            Kind::VmaDetach => self.vma_detach(t, event),
+            Kind::FaultBegin => self.fault_begin(t, event),
+            Kind::FaultEnd => self.fault_end(t, event),
+            Kind::Gap => {}
+        }
+    }
+
+    /// Finds or makes the task of an event.
+    #[inline]
+    fn enter(&mut self, event: &Event) -> u32 {
+        let header = &event.header;
+        let key = u64::from(task_key(event));
+        let t = match self.tasks.find(key) {
+            Some(t) if self.tasks[t].pid == header.pid => t,
+            Some(t) => {
+                self.totals.reused_tids += 1;
+                self.unlink_task(t);
+                let old = core::mem::take(&mut self.tasks[t]);
+                self.keep_counters(&old);
+                t
+            }
+            None => self.insert_task(key),
+        };
+        let task = &mut self.tasks[t];
+        task.tid = header.tid;
+        task.pid = header.pid;
+        task.comm = header.comm;
+        task.last_ns = header.ts_ns;
+        task.counters.events += 1;
+        if let Some(put) = task.open_put {
+            task.open_put = None;
+            self.resolve_put(t, put, event);
+        }
+        t
+    }
+
+    #[cold]
+    fn insert_task(&mut self, key: u64) -> u32 {
+        let room = self.tasks.make_room();
+        if let Some(old) = room {
+            self.unlink_task(old);
+        }
+        let (t, old) = self.tasks.insert(room, key, Task::default());
+        if let Some(old) = old {
+            self.keep_counters(&old);
+        }
+        t
+    }
+
+    fn keep_counters(&mut self, old: &Task) {
+        self.aged_counters.add(&old.counters);
+        if old.pid == self.self_pid {
+            self.aged_self.add(&old.counters);
+        }
+    }
+
+    /// Takes a task that is to be forgotten out of everything that refers to it.
+    fn unlink_task(&mut self, t: u32) {
+        while !self.tasks[t].holds.is_empty() {
+            self.lose_hold(t, 0);
+        }
+        let key = self.key(t);
+        for at in 0..self.tasks[t].waits.len() {
+            let wait = self.tasks[t].waits[at];
+            self.unlink_wait(key, &wait);
+        }
+        self.tasks[t].waits.clear();
+        if let Some(put) = self.tasks[t].open_put.take() {
+            self.book_unknown_put(put);
+        }
+    }
+
+    /// The VMA of an event, with what the event tells of it.
+    fn vma_of(&mut self, event: &Event) -> Option<u32> {
+        let address = event.vma()?;
+        let v = match self.vmas.find(address) {
+            Some(v) => v,
+            None => self.insert_vma(address),
+        };
+        let starts_life = matches!(
+            event.kind,
+            Kind::VmaReadAcquire | Kind::FaultBegin | Kind::VmaWriteStart | Kind::VmaWriteAcquire
+        );
+        let vma = &self.vmas[v];
+        let foreign = event.mm().is_some_and(|mm| vma.mm != 0 && mm != vma.mm);
+        if foreign || (vma.detached && starts_life) {
+            self.totals.recycled_vmas += 1;
+            self.close_readers(v, event, None);
+            let vma = &mut self.vmas[v];
+            vma.detached = false;
+            vma.writer = None;
+            vma.waiting_writer = None;
+            vma.vm_end = 0;
+        }
+        let vma = &mut self.vmas[v];
+        vma.last_ns = event.header.ts_ns;
+        if let Some(mm) = event.mm() {
+            vma.mm = mm;
+        }
+        if let Some((start, end)) = event.range() {
+            (vma.vm_start, vma.vm_end) = (start, end);
+        }
+        if let Some(refcnt) = event.vm_refcnt() {
+            vma.vm_refcnt = Some(refcnt);
+        }
+        if let Some(seq) = event.vm_lock_seq() {
+            vma.vm_lock_seq = Some(seq);
+        }
+        Some(v)
+    }
+
+    #[cold]
+    fn insert_vma(&mut self, address: u64) -> u32 {
+        let room = self.vmas.make_room();
+        if let Some(old) = room {
+            let address = self.vmas.key(old);
+            while let Some(&key) = self.vmas[old].readers.first() {
+                match self.reader(key, address) {
+                    Some((t, at)) => self.lose_hold(t, at),
+                    None => unlink(&mut self.vmas[old].readers, key),
+                }
+            }
+            if let Some(key) = self.vmas[old].waiting_writer.take() {
+                self.drop_waits(key, |wait| wait.vma == address);
+            }
+        }
+        self.vmas.insert(room, address, Vma::default()).0
+    }
+
+    /// The address space with that address.
+    fn mm_of(&mut self, address: u64, event: &Event) -> u32 {
+        let m = match self.mms.find(address) {
+            Some(m) => m,
+            None => self.insert_mm(address, event.header.pid),
+        };
+        let mm = &mut self.mms[m];
+        mm.last_ns = event.header.ts_ns;
+        if let Some(seq) = event.mm_lock_seq() {
+            mm.mm_lock_seq = Some(seq);
+        }
+        m
+    }
+
+    #[cold]
+    fn insert_mm(&mut self, address: u64, pid: u32) -> u32 {
+        let room = self.mms.make_room();
+        if let Some(old) = room {
+            let address = self.mms.key(old);
+            self.totals.books(Lock::VmaWrite).lost += self.mms[old].write_locked.len() as u64;
+            self.lose_others(old, None);
+            while let Some(&key) = self.mms[old].waiters.first() {
+                self.drop_waits(key, |wait| wait.vma == 0 && wait.mm == address);
+                unlink(&mut self.mms[old].waiters, key);
+            }
+        }
+        self.lives += 1;
+        let mm = Mm {
+            pid,
+            write_life: self.lives,
+            ..Mm::default()
+        };
+        self.mms.insert(room, address, mm).0
+    }
+
+    #[inline]
+    fn key(&self, t: u32) -> TaskKey {
+        // Keys are made from 32 bits by `task_key`.
+        u32::try_from(self.tasks.key(t)).unwrap_or(u32::MAX)
+    }
+
+    /// A task and its hold on a VMA, by the task's key.
+    fn reader(&mut self, key: TaskKey, vma: u64) -> Option<(u32, usize)> {
+        let t = self.tasks.find(u64::from(key))?;
+        Some((t, self.tasks[t].read_of(vma)?))
+    }
+
+    fn add_hold(&mut self, t: u32, hold: Hold) {
+        let key = self.key(t);
+        match hold.lock {
+            Lock::MmapRead => {
+                if let Some(m) = self.mms.find(hold.mm) {
+                    self.mms[m].readers.push(key);
+                }
+            }
+            Lock::MmapWrite => {
+                if let Some(m) = self.mms.find(hold.mm) {
+                    self.mms[m].writer = Some(key);
+                }
+            }
+            Lock::VmaRead => {
+                if let Some(v) = self.vmas.find(hold.vma) {
+                    self.vmas[v].readers.push(key);
+                }
+            }
+            Lock::VmaWrite => {}
+        }
+        self.tasks[t].holds.push(hold);
+    }
+
+    /// Takes a hold away, and out of everything that refers to it.
+    fn drop_hold(&mut self, t: u32, at: usize) -> Hold {
+        let key = self.key(t);
+        let hold = self.tasks[t].holds.remove(at);
+        match hold.lock {
+            Lock::MmapRead => {
+                if let Some(m) = self.mms.find(hold.mm) {
+                    unlink(&mut self.mms[m].readers, key);
+                }
+            }
+            Lock::MmapWrite => {
+                if let Some(m) = self.mms.find(hold.mm)
+                    && self.mms[m].writer == Some(key)
+                {
+                    self.mms[m].writer = None;
+                }
+            }
+            Lock::VmaRead => {
+                if let Some(v) = self.vmas.find(hold.vma) {
+                    unlink(&mut self.vmas[v].readers, key);
+                }
+                for frame in self.tasks[t].frames.iter_mut() {
+                    frame.released |= frame.vma == hold.vma;
+                }
+            }
+            Lock::VmaWrite => {}
+        }
+        hold
+    }
+
+    /// A hold is over, at a time that is exact or not.
+    fn end_hold(&mut self, t: u32, at: usize, ts_ns: u64, exact: bool) -> Hold {
+        let hold = self.drop_hold(t, at);
+        self.totals.books(hold.lock).releases += 1;
+        self.record_hold(t, &hold, ts_ns, exact);
+        hold
+    }
+
+    fn record_hold(&mut self, t: u32, hold: &Hold, ts_ns: u64, exact: bool) {
+        let lock = hold.lock as usize;
+        if exact && hold.start_known && hold.epoch == self.epoch {
+            let ns = ts_ns.saturating_sub(hold.since_ns);
+            self.totals.holds[lock].record(ns);
+            self.tasks[t].counters.holds[lock].record(ns);
+        } else {
+            self.totals.holds_unknown[lock] += 1;
+        }
+    }
+
+    /// A hold is gone, nobody knows since when.
+    fn lose_hold(&mut self, t: u32, at: usize) {
+        let hold = self.drop_hold(t, at);
+        self.totals.books(hold.lock).lost += 1;
+        self.totals.holds_unknown[hold.lock as usize] += 1;
+    }
+
+    fn record_wait(&mut self, t: u32, wait: &Wait, ts_ns: u64) {
+        let lock = wait.lock as usize;
+        if wait.epoch == self.epoch {
+            let ns = ts_ns.saturating_sub(wait.since_ns);
+            self.totals.waits[lock].record(ns);
+            self.tasks[t].counters.waits[lock].record(ns);
+        } else {
+            self.totals.waits_unknown[lock] += 1;
+        }
+    }
+
+    /// Takes the latest wait that fits out of the task, and out of what is waited for.
+    fn take_wait(&mut self, t: u32, fits: impl Fn(&Wait) -> bool) -> Option<Wait> {
+        let at = self.tasks[t].waits.iter().rposition(fits)?;
+        let wait = self.tasks[t].waits.remove(at);
+        let key = self.key(t);
+        self.unlink_wait(key, &wait);
+        Some(wait)
+    }
+
+    fn drop_waits(&mut self, key: TaskKey, fits: impl Fn(&Wait) -> bool) {
+        if let Some(t) = self.tasks.find(u64::from(key)) {
+            while self.take_wait(t, &fits).is_some() {}
+        }
+    }
+
+    fn unlink_wait(&mut self, key: TaskKey, wait: &Wait) {
+        if wait.lock == Lock::VmaWrite {
+            if let Some(v) = self.vmas.find(wait.vma)
+                && self.vmas[v].waiting_writer == Some(key)
+            {
+                self.vmas[v].waiting_writer = None;
+            }
+        } else if let Some(m) = self.mms.find(wait.mm) {
+            unlink(&mut self.mms[m].waiters, key);
+        }
+    }
+
+    #[cold]
+    fn anomaly(&mut self, kind: AnomalyKind, event: &Event, other: Option<TaskKey>) {
+        self.totals.anomalies[kind as usize] += 1;
+        if self.anomalies.len() < ANOMALIES_KEPT {
+            let other = other.and_then(|key| self.tasks.peek(u64::from(key)));
+            self.anomalies.push(Anomaly {
+                kind,
+                event: *event,
+                other_tid: other.map_or(0, |task| task.tid),
+            });
+        }
+    }
+
+    /// What became of a release without a known acquire, now that the task's next event is there.
+    #[cold]
+    fn resolve_put(&mut self, t: u32, put: OpenPut, next: &Event) {
+        if next.kind == Kind::VmaReadRefused && next.vma().is_none_or(|vma| vma == put.vma) {
+            self.totals.temporary_reads += 1;
+            return;
+        }
+        if self.acquires_observed && put.ts_ns > 0 && self.tasks[t].reads_known == self.epoch {
+            let mut event = Event::synthetic(Kind::VmaReadRelease, put.ts_ns);
+            event.header.tid = next.header.tid;
+            event.header.pid = next.header.pid;
+            event.header.comm = next.header.comm;
+            event.header.cpu = next.header.cpu;
+            event.header.flags = flag::VMA | if put.mm == 0 { 0 } else { flag::MM };
+            event.body.vma = put.vma;
+            event.body.mm = put.mm;
+            self.anomaly(AnomalyKind::ReleaseWithoutAcquire, &event, None);
+        }
+        self.book_unknown_put(put);
+    }
+
+    fn book_unknown_put(&mut self, _put: OpenPut) {
+        let books = self.totals.books(Lock::VmaRead);
+        books.unknown_starts += 1;
+        books.releases += 1;
+        self.totals.holds_unknown[Lock::VmaRead as usize] += 1;
+    }
+}
+
+/// The idle tasks of all CPUs share tid 0.
+#[inline]
+fn task_key(event: &Event) -> TaskKey {
+    match event.header.tid {
+        0 => 1 << 31 | u32::from(event.header.cpu),
+        tid => tid,
+    }
+}

@@ -1,0 +1,215 @@
+//! Page faults: which lock they ran under, how they ended, and what that tells of the VMA lock.
+
+use tracer_common::wire::{Event, Provenance, fault, flag};
+
+use super::counters::{AnomalyKind, Faults};
+use super::task::Retry;
+use super::{Engine, Frame, Hold, Lock};
+
+pub(super) use tracer_common::wire::fault::FLAG_VMA_LOCK as VMA_LOCK;
+
+/// After these the lock was given back inside.
+const DROPPED: u16 = fault::RESULT_RETRY | fault::RESULT_COMPLETED;
+
+impl Engine {
+    pub(super) fn fault_begin(&mut self, t: u32, event: &Event) {
+        let flags = event.fault_flags();
+        if flags & fault::FLAG_USER != 0 && !self.tasks[t].frames.is_empty() {
+            // The task was in user mode, so it is in no other fault.
+            if self.tasks[t]
+                .frames
+                .iter()
+                .any(|frame| frame.epoch == self.epoch)
+            {
+                self.anomaly(AnomalyKind::FaultWithoutEnd, event, None);
+            }
+            self.tasks[t].frames.clear();
+        }
+        let depth = self.tasks[t].frames.len();
+        if self.tasks[t]
+            .retry
+            .is_some_and(|retry| retry.depth > depth || flags & VMA_LOCK != 0)
+        {
+            self.abandon_retry(t);
+        }
+        let v = self.vma_of(event);
+        if flags & VMA_LOCK != 0
+            && let Some(v) = v
+        {
+            self.know_fault_lock(t, v, event);
+        }
+        let (vma, mm) = v.map_or((0, 0), |v| (self.vmas.key(v), self.vmas[v].mm));
+        let frame = Frame {
+            vma,
+            mm,
+            flags,
+            released: false,
+            epoch: self.epoch,
+            since_ns: event.header.ts_ns,
+        };
+        self.tasks[t].frames.push(frame);
+    }
+
+    /// A fault under the VMA lock: the task holds this VMA, and no other if it comes from user mode.
+    fn know_fault_lock(&mut self, t: u32, v: u32, event: &Event) {
+        let address = self.vmas.key(v);
+        if self.releases_observed {
+            while let Some(at) = self.tasks[t]
+                .holds
+                .iter()
+                .position(|hold| hold.lock == Lock::VmaRead && hold.vma != address)
+            {
+                if self.tasks[t].holds[at].epoch == self.epoch {
+                    self.anomaly(AnomalyKind::ReadKeptInUserMode, event, None);
+                }
+                self.lose_hold(t, at);
+            }
+        } else {
+            self.close_reads(t, event, Some(address));
+        }
+        self.tasks[t].reads_known = self.epoch;
+        if let Some(at) = self.tasks[t].read_of(address) {
+            if self.tasks[t].holds[at].epoch == self.epoch {
+                return;
+            }
+            self.lose_hold(t, at);
+        }
+        self.totals.books(Lock::VmaRead).unknown_starts += 1;
+        self.hold_vma(t, v, event, false);
+    }
+
+    pub(super) fn fault_end(&mut self, t: u32, event: &Event) {
+        let frame = self.take_frame(t, event);
+        let flags = event.fault_flags();
+        let result = event.fault_result();
+        if result & DROPPED == 0 {
+            self.vma_of(event);
+        }
+        self.count_fault(t, flags, result);
+        if flags & VMA_LOCK != 0 && !self.releases_observed {
+            self.derive_release(t, event, frame, result);
+        }
+    }
+
+    fn take_frame(&mut self, t: u32, event: &Event) -> Option<Frame> {
+        let vma = event.vma().unwrap_or(0);
+        let found = self.tasks[t].frames.iter().rposition(|frame| frame.vma == vma);
+        let Some(at) = found else {
+            if self.tasks[t]
+                .frames
+                .last()
+                .is_some_and(|frame| frame.epoch == self.epoch)
+            {
+                self.anomaly(AnomalyKind::FaultEndWithoutBegin, event, None);
+            }
+            return None;
+        };
+        while self.tasks[t].frames.len() > at + 1 {
+            let last = self.tasks[t].frames.len() - 1;
+            let lost = self.tasks[t].frames.remove(last);
+            if lost.epoch == self.epoch {
+                self.anomaly(AnomalyKind::FaultWithoutEnd, event, None);
+            }
+        }
+        Some(self.tasks[t].frames.remove(at))
+    }
+
+    /// One round ended; the fault itself may come again.
+    fn count_fault(&mut self, t: u32, flags: u16, result: u16) {
+        let under_vma = flags & VMA_LOCK != 0;
+        let retry = result & fault::RESULT_RETRY != 0;
+        if under_vma && retry {
+            self.totals.vma_rounds_retried += 1;
+        } else if under_vma {
+            self.totals.vma_rounds_done += 1;
+        }
+        let task = &mut self.tasks[t];
+        let depth = task.frames.len();
+        let before = task.retry.filter(|before| before.depth == depth);
+        let was_vma = before.is_some_and(|before| before.was_vma);
+        if retry {
+            task.retry = Some(Retry {
+                depth,
+                was_vma: was_vma || under_vma,
+                user: flags & fault::FLAG_USER != 0,
+            });
+            return;
+        }
+        if before.is_some() {
+            task.retry = None;
+        }
+        let faults = origin(&mut task.counters, flags & fault::FLAG_USER != 0);
+        if result & fault::RESULT_ERROR != 0 {
+            faults.error += 1;
+        } else if under_vma {
+            faults.vma_lock += 1;
+        } else if was_vma {
+            faults.retried += 1;
+        } else {
+            faults.mmap_lock += 1;
+        }
+    }
+
+    /// The task does something that it would not do on the way from a RETRY to the next round.
+    pub(super) fn abandon_retry(&mut self, t: u32) {
+        let task = &mut self.tasks[t];
+        if let Some(retry) = task.retry.take() {
+            origin(&mut task.counters, retry.user).abandoned += 1;
+        }
+    }
+
+    fn derive_release(&mut self, t: u32, event: &Event, frame: Option<Frame>, result: u16) {
+        let Some(address) = event.vma() else { return };
+        let ts_ns = event.header.ts_ns;
+        let current = frame.filter(|frame| frame.epoch == self.epoch);
+        let dropped = result & DROPPED != 0;
+        let hold = if let Some(at) = self.tasks[t].read_of(address) {
+            self.end_hold(t, at, ts_ns, !dropped)
+        } else if current.is_some_and(|frame| frame.released) {
+            return;
+        } else {
+            // Held since before all that is known of the task.
+            let books = self.totals.books(Lock::VmaRead);
+            books.unknown_starts += 1;
+            books.releases += 1;
+            self.totals.holds_unknown[Lock::VmaRead as usize] += 1;
+            let vma = self.vmas.peek(address);
+            Hold {
+                lock: Lock::VmaRead,
+                mm: event.mm().or(vma.map(|vma| vma.mm)).unwrap_or(0),
+                vma: address,
+                vm_start: vma.map_or(0, |vma| vma.vm_start),
+                vm_end: vma.map_or(0, |vma| vma.vm_end),
+                ..Hold::default()
+            }
+        };
+        let mut release = self.release_event(t, event, &hold);
+        let (provenance, bound_ns) = match (dropped, current) {
+            (true, Some(frame)) => (
+                Provenance::Bounded,
+                Some(ts_ns.saturating_sub(frame.since_ns.max(hold.since_ns))),
+            ),
+            (true, None) => (Provenance::Unknown, None),
+            (false, _) => {
+                let site = self.sites.get(event.header.site as usize);
+                (Provenance::Derived, site.and_then(|site| site.bound_ns))
+            }
+        };
+        if !dropped {
+            // The lock is still held here, so what was read of it is as it is before the release.
+            release.header.flags |= event.header.flags & (flag::REFCNT | flag::VMA_SEQ | flag::MM_SEQ);
+            release.body.vm_refcnt = event.body.vm_refcnt;
+            release.body.vm_lock_seq = event.body.vm_lock_seq;
+            release.body.mm_lock_seq = event.body.mm_lock_seq;
+        }
+        self.after.push(Engine::derived(release, provenance, bound_ns));
+    }
+}
+
+fn origin(counters: &mut super::TaskCounters, user: bool) -> &mut Faults {
+    if user {
+        &mut counters.user_faults
+    } else {
+        &mut counters.kernel_faults
+    }
+}

@@ -1,0 +1,205 @@
+//! Reading the state: what is held and awaited, with the certainty that it has at this moment.
+
+use tracer_common::wire::Provenance;
+
+use super::{Engine, Hold, Lock, Mm, Task, Vma, Wait, WriteLocked};
+
+/// One task, as it is now.
+#[derive(Clone, Copy)]
+pub struct TaskView<'a> {
+    engine: &'a Engine,
+    task: &'a Task,
+    key: u32,
+}
+
+/// One VMA, as it is now.
+#[derive(Clone, Copy)]
+pub struct VmaView<'a> {
+    engine: &'a Engine,
+    vma: &'a Vma,
+    /// Address of the `vm_area_struct`.
+    pub address: u64,
+}
+
+/// One address space, as it is now.
+#[derive(Clone, Copy)]
+pub struct MmView<'a> {
+    engine: &'a Engine,
+    mm: &'a Mm,
+    /// Address of the `mm_struct`.
+    pub address: u64,
+}
+
+impl Engine {
+    /// All tasks that are remembered, in no particular order.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskView<'_>> {
+        self.tasks.iter().map(|(key, task)| TaskView {
+            engine: self,
+            task,
+            key: u32::try_from(key).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// All VMAs that are remembered, in no particular order.
+    pub fn vmas(&self) -> impl Iterator<Item = VmaView<'_>> {
+        self.vmas.iter().map(|(address, vma)| VmaView {
+            engine: self,
+            vma,
+            address,
+        })
+    }
+
+    /// All address spaces that are remembered, in no particular order.
+    pub fn mms(&self) -> impl Iterator<Item = MmView<'_>> {
+        self.mms.iter().map(|(address, mm)| MmView {
+            engine: self,
+            mm,
+            address,
+        })
+    }
+
+    /// How many of each [`Lock`] are held now, doubtful ones included.
+    pub fn held(&self) -> [u64; 4] {
+        let mut held = [0; 4];
+        for (_, task) in self.tasks.iter() {
+            for hold in task.holds.iter() {
+                held[hold.lock as usize] += 1;
+            }
+        }
+        for (_, mm) in self.mms.iter() {
+            held[Lock::VmaWrite as usize] += mm.write_locked.len() as u64;
+        }
+        held
+    }
+
+    /// Releases whose meaning only the next event of their task will tell.
+    pub fn open_releases(&self) -> u64 {
+        self.tasks.iter().filter(|(_, task)| task.open_put.is_some()).count() as u64
+    }
+
+    fn now(&self, certainty: Provenance, epoch: u32) -> Provenance {
+        if epoch == self.epoch {
+            certainty
+        } else {
+            Provenance::Unknown
+        }
+    }
+
+    fn tid(&self, key: u32) -> u32 {
+        self.tasks.peek(u64::from(key)).map_or(0, |task| task.tid)
+    }
+}
+
+impl<'a> TaskView<'a> {
+    /// Identity, time of the latest event, counters.
+    pub fn task(&self) -> &'a Task {
+        self.task
+    }
+
+    /// Everything that it holds; VMA write locks come last, in the order in which they were taken.
+    pub fn holds(&self) -> impl Iterator<Item = Hold> + use<'a> {
+        let engine = self.engine;
+        let key = self.key;
+        let task = self.task;
+        let direct = task.holds.iter().map(move |hold| Hold {
+            certainty: engine.now(hold.certainty, hold.epoch),
+            ..*hold
+        });
+        let writes = task
+            .holds
+            .iter()
+            .filter(|hold| hold.lock == Lock::MmapWrite)
+            .filter_map(move |hold| Some((hold.mm, engine.mms.peek(hold.mm)?)))
+            .filter(move |(_, mm)| mm.writer == Some(key))
+            .flat_map(move |(address, mm)| {
+                mm.write_locked
+                    .iter()
+                    .map(move |locked| engine.as_hold(address, locked))
+            });
+        direct.chain(writes)
+    }
+
+    /// Everything that it waits for; a second entry is an interrupt's.
+    pub fn waits(&self) -> impl Iterator<Item = Wait> + use<'a> {
+        let engine = self.engine;
+        self.task.waits.iter().map(move |wait| Wait {
+            certainty: engine.now(wait.certainty, wait.epoch),
+            ..*wait
+        })
+    }
+
+    /// The faults that it is in, innermost last.
+    pub fn frames(&self) -> &'a [super::Frame] {
+        &self.task.frames
+    }
+}
+
+impl Engine {
+    fn as_hold(&self, mm: u64, locked: &WriteLocked) -> Hold {
+        Hold {
+            lock: Lock::VmaWrite,
+            certainty: self.now(Provenance::Observed, locked.epoch),
+            start_known: true,
+            epoch: locked.epoch,
+            mm,
+            vma: locked.vma,
+            vm_start: locked.vm_start,
+            vm_end: locked.vm_end,
+            since_ns: locked.since_ns,
+        }
+    }
+}
+
+impl<'a> VmaView<'a> {
+    /// Range, sequence numbers, whether it is detached.
+    pub fn vma(&self) -> &'a Vma {
+        self.vma
+    }
+
+    /// Threads that hold it for reading.
+    pub fn readers(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let engine = self.engine;
+        self.vma.readers.iter().map(move |&key| engine.tid(key))
+    }
+
+    /// The thread that holds it for writing.
+    pub fn writer(&self) -> Option<u32> {
+        let writer = self.vma.writer?;
+        let mm = self.engine.mms.peek(self.vma.mm)?;
+        (mm.write_life == writer.life).then(|| self.engine.tid(writer.task))
+    }
+
+    /// The thread that waits for its readers.
+    pub fn waiting_writer(&self) -> Option<u32> {
+        self.vma.waiting_writer.map(|key| self.engine.tid(key))
+    }
+}
+
+impl<'a> MmView<'a> {
+    /// Sequence number and counters.
+    pub fn mm(&self) -> &'a Mm {
+        self.mm
+    }
+
+    /// The thread that holds the `mmap_lock` for writing.
+    pub fn writer(&self) -> Option<u32> {
+        self.mm.writer.map(|key| self.engine.tid(key))
+    }
+
+    /// Threads that hold it for reading.
+    pub fn readers(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let engine = self.engine;
+        self.mm.readers.iter().map(move |&key| engine.tid(key))
+    }
+
+    /// Threads that wait for it, the longest first.
+    pub fn waiters(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let engine = self.engine;
+        self.mm.waiters.iter().map(move |&key| engine.tid(key))
+    }
+
+    /// VMAs that are write-locked until the write side ends.
+    pub fn write_locked(&self) -> &'a [WriteLocked] {
+        &self.mm.write_locked
+    }
+}

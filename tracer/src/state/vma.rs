@@ -1,0 +1,300 @@
+//! The per-VMA lock.
+
+use tracer_common::wire::{Event, Header, Kind, Provenance, VmaBody, flag};
+
+use super::counters::AnomalyKind;
+use super::lock::Writer;
+use super::task::OpenPut;
+use super::{Engine, Hold, Lock, Meta, Wait, WriteLocked};
+
+/// `EAGAIN`: `vma_start_read` met a detached VMA.
+const EAGAIN: u32 = 11;
+
+impl Engine {
+    pub(super) fn vma_read_acquire(&mut self, t: u32, event: &Event) {
+        let Some(address) = event.vma() else { return };
+        self.abandon_retry(t);
+        if self.releases_observed {
+            if let Some(at) = self.tasks[t].read_of(address) {
+                if self.tasks[t].holds[at].epoch == self.epoch {
+                    self.anomaly(AnomalyKind::DoubleRead, event, None);
+                }
+                self.lose_hold(t, at);
+            }
+        } else {
+            let one_at_a_time = self
+                .sites
+                .get(event.header.site as usize)
+                .is_some_and(|site| site.is_next_vma);
+            if one_at_a_time || self.tasks[t].reads() >= 2 {
+                self.close_reads(t, event, None);
+            } else if let Some(at) = self.tasks[t].read_of(address) {
+                self.close_read(t, at, event, true);
+            }
+        }
+        let Some(v) = self.vma_of(event) else { return };
+        if let Some(writer) = self.write_locked_by(v) {
+            self.anomaly(AnomalyKind::ReadOfWriteLocked, event, Some(writer));
+        }
+        let mm = self.vmas[v].mm;
+        if mm != 0 {
+            let m = self.mm_of(mm, event);
+            self.mms[m].count(Lock::VmaRead);
+        }
+        self.totals.books(Lock::VmaRead).acquires += 1;
+        self.tasks[t].counters.acquires[Lock::VmaRead as usize] += 1;
+        self.hold_vma(t, v, event, true);
+    }
+
+    pub(super) fn hold_vma(&mut self, t: u32, v: u32, event: &Event, start_known: bool) {
+        let vma = &self.vmas[v];
+        let hold = Hold {
+            lock: Lock::VmaRead,
+            certainty: match (self.releases_observed, start_known) {
+                (false, _) => Provenance::Bounded,
+                (true, false) => Provenance::Derived,
+                (true, true) => Provenance::Observed,
+            },
+            start_known,
+            epoch: self.epoch,
+            mm: vma.mm,
+            vma: self.vmas.key(v),
+            vm_start: vma.vm_start,
+            vm_end: vma.vm_end,
+            since_ns: event.header.ts_ns,
+        };
+        self.add_hold(t, hold);
+    }
+
+    pub(super) fn vma_read_fail(&mut self, t: u32, event: &Event) {
+        self.abandon_retry(t);
+        self.totals.read_fails += 1;
+        self.tasks[t].counters.read_fails += 1;
+    }
+
+    pub(super) fn vma_read_refused(&mut self, event: &Event) {
+        self.vma_of(event);
+        self.totals.read_misses += u64::from(event.body.arg == EAGAIN);
+    }
+
+    pub(super) fn vma_read_release(&mut self, t: u32, event: &Event) {
+        let Some(address) = event.vma() else { return };
+        // A temporary reader gives back what may belong to another address space by now: that is
+        // no news of this VMA, so its entry is not touched unless the lock was really held.
+        if let Some(at) = self.tasks[t].read_of(address) {
+            self.vma_of(event);
+            // Taking note of the VMA may have closed the hold, if the address has a new owner.
+            if self.tasks[t].read_of(address) == Some(at) {
+                self.end_hold(t, at, event.header.ts_ns, true);
+                return;
+            }
+        }
+        self.tasks[t].open_put = Some(OpenPut {
+            vma: address,
+            ts_ns: event.header.ts_ns,
+            mm: event.mm().unwrap_or(0),
+        });
+    }
+
+    pub(super) fn vma_write_start(&mut self, t: u32, event: &Event) {
+        let Some(v) = self.vma_of(event) else { return };
+        let address = self.vmas.key(v);
+        if let Some(old) = self.take_wait(t, |wait| wait.lock == Lock::VmaWrite)
+            && old.epoch == self.epoch
+        {
+            self.anomaly(AnomalyKind::StartWhileWaiting, event, None);
+        }
+        if let Some(other) = self.vmas[v].waiting_writer {
+            // Writers exclude each other by the mmap_lock, so the other one's end went unseen.
+            self.drop_waits(other, |wait| wait.vma == address);
+        }
+        self.vmas[v].waiting_writer = Some(self.key(t));
+        let mm = self.vmas[v].mm;
+        self.tasks[t].waits.push(Wait {
+            lock: Lock::VmaWrite,
+            certainty: Provenance::Observed,
+            epoch: self.epoch,
+            mm,
+            vma: address,
+            since_ns: event.header.ts_ns,
+        });
+    }
+
+    pub(super) fn vma_write_acquire(&mut self, t: u32, event: &Event) {
+        let Some(v) = self.vma_of(event) else { return };
+        self.end_write_wait(t, v, event);
+        self.close_readers(v, event, Some(AnomalyKind::WriteOfReadLocked));
+        self.totals.books(Lock::VmaWrite).acquires += 1;
+        self.tasks[t].counters.acquires[Lock::VmaWrite as usize] += 1;
+        let (address, mm) = (self.vmas.key(v), self.vmas[v].mm);
+        if mm == 0 {
+            // Without its mm the end of the lock cannot be recognised.
+            self.totals.books(Lock::VmaWrite).lost += 1;
+            return;
+        }
+        let m = self.mm_of(mm, event);
+        self.mms[m].count(Lock::VmaWrite);
+        self.require_writer(t, m, mm, event);
+        let already = self.write_locked_by(v).is_some();
+        let vma = &mut self.vmas[v];
+        vma.writer = Some(Writer {
+            task: u32::try_from(self.tasks.key(t)).unwrap_or(u32::MAX),
+            life: self.mms[m].write_life,
+            epoch: self.epoch,
+        });
+        let locked = WriteLocked {
+            vma: address,
+            vm_start: vma.vm_start,
+            vm_end: vma.vm_end,
+            since_ns: event.header.ts_ns,
+            epoch: self.epoch,
+        };
+        if already {
+            self.totals.books(Lock::VmaWrite).lost += 1;
+        } else {
+            self.mms[m].write_locked.push(locked);
+        }
+    }
+
+    fn end_write_wait(&mut self, t: u32, v: u32, event: &Event) {
+        let address = self.vmas.key(v);
+        match self.take_wait(t, |wait| wait.lock == Lock::VmaWrite && wait.vma == address) {
+            Some(wait) => self.record_wait(t, &wait, event.header.ts_ns),
+            None => {
+                self.totals.waits_unknown[Lock::VmaWrite as usize] += 1;
+                let mm = self.vmas[v].mm;
+                if self.tasks[t].position(Lock::MmapWrite, mm).is_some_and(|at| {
+                    let hold = &self.tasks[t].holds[at];
+                    hold.start_known && hold.epoch == self.epoch
+                }) {
+                    self.anomaly(AnomalyKind::WriteWithoutStart, event, None);
+                }
+            }
+        }
+    }
+
+    /// A VMA is write-locked only under the `mmap_lock`'s write side: if that was not seen, it is
+    /// known from now on.
+    fn require_writer(&mut self, t: u32, m: u32, mm: u64, event: &Event) {
+        if let Some(at) = self.tasks[t].position(Lock::MmapWrite, mm) {
+            if self.tasks[t].holds[at].epoch == self.epoch {
+                return;
+            }
+            self.lose_hold(t, at);
+        } else if self.tasks[t].knows_mm(mm, self.epoch) {
+            self.anomaly(AnomalyKind::WriteWithoutMmapLock, event, None);
+        }
+        self.lose_others(m, None);
+        self.totals.books(Lock::MmapWrite).unknown_starts += 1;
+        self.hold_mmap(t, mm, Lock::MmapWrite, event, false);
+    }
+
+    pub(super) fn vma_write_fail(&mut self, t: u32, event: &Event) {
+        if let Some(v) = self.vma_of(event) {
+            self.end_write_wait(t, v, event);
+        }
+    }
+
+    pub(super) fn vma_detach(&mut self, _t: u32, event: &Event) {
+        let Some(v) = self.vma_of(event) else { return };
+        self.close_readers(v, event, Some(AnomalyKind::WriteOfReadLocked));
+        self.vmas[v].detached = true;
+    }
+
+    /// Who holds the VMA for writing, as far as it is certain.
+    pub(super) fn write_locked_by(&mut self, v: u32) -> Option<u32> {
+        let vma = &self.vmas[v];
+        let (writer, mm) = (vma.writer?, vma.mm);
+        if writer.epoch != self.epoch {
+            return None;
+        }
+        let m = self.mms.find(mm)?;
+        (self.mms[m].write_life == writer.life).then_some(writer.task)
+    }
+
+    /// The event proves that the task holds no VMA for reading, `keep` excepted.
+    pub(super) fn close_reads(&mut self, t: u32, event: &Event, keep: Option<u64>) {
+        let mut at = 0;
+        while let Some(hold) = self.tasks[t].holds.get(at) {
+            let stale = hold.epoch != self.epoch;
+            if hold.lock != Lock::VmaRead || Some(hold.vma) == keep || (self.releases_observed && !stale) {
+                at += 1;
+            } else {
+                self.close_read(t, at, event, true);
+            }
+        }
+    }
+
+    /// The event proves that nobody holds the VMA for reading. `anomaly`: what it is if somebody
+    /// was certain to.
+    pub(super) fn close_readers(&mut self, v: u32, event: &Event, anomaly: Option<AnomalyKind>) {
+        let address = self.vmas.key(v);
+        while let Some(&key) = self.vmas[v].readers.first() {
+            let Some((t, at)) = self.reader(key, address) else {
+                super::unlink(&mut self.vmas[v].readers, key);
+                continue;
+            };
+            let certain = self.releases_observed && self.tasks[t].holds[at].epoch == self.epoch;
+            if let (true, Some(kind)) = (certain, anomaly) {
+                self.anomaly(kind, event, Some(key));
+            }
+            self.close_read(t, at, event, !self.releases_observed);
+        }
+    }
+
+    /// Ends a read hold whose release was not seen: between its start and this event, unless a gap
+    /// lies between.
+    pub(super) fn close_read(&mut self, t: u32, at: usize, event: &Event, derive: bool) {
+        let hold = self.tasks[t].holds[at];
+        if hold.epoch != self.epoch || !derive {
+            self.lose_hold(t, at);
+            return;
+        }
+        let ts_ns = event.header.ts_ns;
+        self.end_hold(t, at, ts_ns, false);
+        let bound_ns = Some(ts_ns.saturating_sub(hold.since_ns));
+        let release = self.release_event(t, event, &hold);
+        self.before.push(Engine::derived(release, Provenance::Bounded, bound_ns));
+    }
+
+    /// A `vma_read_release` of the task's hold that comes from `event`.
+    pub(super) fn release_event(&self, t: u32, event: &Event, hold: &Hold) -> Event {
+        let task = &self.tasks[t];
+        let mut flags = flag::VMA;
+        flags |= if hold.mm == 0 { 0 } else { flag::MM };
+        flags |= if hold.vm_end == 0 { 0 } else { flag::RANGE };
+        Event {
+            kind: Kind::VmaReadRelease,
+            header: Header {
+                kind: Kind::VmaReadRelease as u8,
+                len: Kind::VmaReadRelease.wire_len(),
+                flags,
+                pid: task.pid,
+                tid: task.tid,
+                comm: task.comm,
+                ..event.header
+            },
+            body: VmaBody {
+                mm: hold.mm,
+                vma: hold.vma,
+                vm_start: hold.vm_start,
+                vm_end: hold.vm_end,
+                vm_refcnt: 0,
+                vm_lock_seq: 0,
+                mm_lock_seq: 0,
+                arg: 0,
+            },
+        }
+    }
+
+    pub(super) fn derived(event: Event, provenance: Provenance, bound_ns: Option<u64>) -> (Event, Meta) {
+        (
+            event.with_provenance(provenance),
+            Meta {
+                provenance,
+                bound_ns,
+                derived: true,
+            },
+        )
+    }
+}
