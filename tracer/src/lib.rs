@@ -2,6 +2,14 @@
 //!
 //! Events flow one way: `source` → `order` → `state` → `sink`. `docs/architecture.md` is the map.
 
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod doctor;
 pub mod info;
+pub mod kernel;
+pub mod logger;
 pub mod order;
+pub mod probe;
 pub mod source;
+pub mod state;

@@ -1,2 +1,7 @@
-//! tracer
-fn main() {}
+//! `tracer`: see `tracer --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(tracer::commands::main())
+}

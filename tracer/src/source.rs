@@ -1,5 +1,8 @@
 //! Where events come from: a live kernel, a recording, or the bundled lock. All give the same type.
 
+pub mod live;
+mod ring;
+
 use std::time::Duration;
 
 use tracer_common::wire::Event;

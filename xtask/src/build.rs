@@ -12,14 +12,13 @@ use crate::{deps, ws};
 const HOST: &str = "x86_64-unknown-linux-gnu";
 const BPF: &str = "bpfel-unknown-none";
 
-/// Flags of the eBPF build: the architecture whose registers the programs read, debug information, and BTF made
-/// of it. Instruction set v3 has atomics that return the old value, and every kernel that is traced knows it.
+/// Flags of the eBPF build: the architecture whose registers the programs read, debug information. No BTF of our own:
+/// bpf-linker 0.10 gives unions names that the kernel refuses. Instruction set v3 has atomics that return the old value, and every kernel that is traced knows it.
 /// bpf-linker is found through PATH.
-const BPF_FLAGS: [&str; 4] = [
+const BPF_FLAGS: [&str; 3] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Cdebuginfo=2",
     "-Ctarget-cpu=v3",
-    "-Clink-arg=--btf",
 ];
 
 /// A cargo command for the eBPF crate, `build` or `clippy`; `more` are further compiler flags.

@@ -1,0 +1,142 @@
+//! The one place that numbers, reserves, stamps and submits an event, and counts what found no room.
+//!
+//! Numbers are taken first and per CPU, so that an event that finds the ring full leaves a hole
+//! that user space sees. The time is taken *after* the space was reserved: whatever user space has
+//! not read yet was reserved, hence stamped, later than the moment when it found the ring empty. On
+//! that rests the exact merge of CPUs by time (see `order` on the other side).
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_get_current_comm},
+    macros::map,
+    maps::{PerCpuArray, RingBuf},
+};
+use tracer_common::wire::{
+    ABI, COMM_LEN, CpuCounters, Header, Kind, MAX_SITES, MmapBody, MmapEvent, SiteCounters, VmaEvent,
+};
+
+use crate::{filter::Task, kread::Fields};
+
+/// The way to user space. Its size is set by the loader.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+/// What each CPU produced and dropped.
+#[map]
+static COUNTERS: PerCpuArray<CpuCounters> = PerCpuArray::with_max_entries(1, 0);
+/// Hits and drops by site.
+#[map]
+static SITES: PerCpuArray<SiteCounters> = PerCpuArray::with_max_entries(MAX_SITES, 0);
+
+// Flags of the ring buffer helpers.
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+const BPF_RB_RING_SIZE: u64 = 1;
+
+/// A program may be interrupted by another one on the same CPU, so counting is atomic even per CPU.
+#[inline(always)]
+fn count(counter: *mut u64) -> u64 {
+    // SAFETY: `counter` points into a map value of this CPU, which lives as long as the program.
+    // The intrinsic, because core offers no `AtomicU64::fetch_add` on a target without compare-and-swap.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+}
+
+/// Takes the number of the next event on this CPU.
+#[inline(always)]
+fn number(site: u32) -> Option<u32> {
+    let counters = COUNTERS.get_ptr_mut(0)?;
+    if let Some(site) = SITES.get_ptr_mut(site) {
+        // SAFETY: the map gave a valid pointer.
+        count(unsafe { &raw mut (*site).hits });
+    }
+    // SAFETY: the map gave a valid pointer.
+    Some(count(unsafe { &raw mut (*counters).produced }) as u32)
+}
+
+/// Counts an event that found no room.
+#[inline(always)]
+fn full(site: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the map gave a valid pointer.
+        count(unsafe { &raw mut (*counters).dropped });
+    }
+    dropped(site);
+}
+
+/// Counts something that a site lost.
+#[inline(always)]
+pub(crate) fn dropped(site: u32) {
+    if let Some(site) = SITES.get_ptr_mut(site) {
+        // SAFETY: the map gave a valid pointer.
+        count(unsafe { &raw mut (*site).dropped });
+    }
+}
+
+/// Fills in a header where it lies in the ring; the command name is written there by the kernel itself.
+///
+/// # Safety
+/// `header` points to writable memory of its size.
+#[inline(always)]
+unsafe fn stamp(header: *mut Header, kind: Kind, site: u32, flags: u16, task: &Task, seq: u32) {
+    // SAFETY: the caller's pointer; the helpers have no precondition.
+    unsafe {
+        (*header).abi = ABI;
+        (*header).kind = kind as u8;
+        (*header).len = kind.wire_len();
+        (*header).cpu = bpf_get_smp_processor_id() as u16;
+        (*header).flags = flags;
+        (*header).ts_ns = bpf_ktime_get_ns();
+        (*header).seq = seq;
+        (*header).pid = task.pid;
+        (*header).tid = task.tid;
+        (*header).site = site;
+        // Cannot fail for a buffer of this size; it zeroes the rest itself.
+        bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+    }
+}
+
+/// User space looks by itself every few milliseconds; it is woken only when the ring fills up
+/// faster than that, and asked about that only now and then.
+#[inline(always)]
+fn wakeup(seq: u32) -> u64 {
+    if seq & 0x7f == 0 && EVENTS.query(BPF_RB_AVAIL_DATA) > EVENTS.query(BPF_RB_RING_SIZE) / 4 {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    }
+}
+
+/// Emits an `mmap_*` event.
+#[inline(always)]
+pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_lock_seq: u32) {
+    let Some(seq) = number(site) else { return };
+    let Some(mut entry) = EVENTS.reserve::<MmapEvent>(0) else {
+        full(site);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the ring gave room for one event, and every byte of it is written here.
+    unsafe {
+        stamp(&raw mut (*event).header, kind, site, flags, task, seq);
+        (*event).body = MmapBody { mm, mm_lock_seq, pad: 0 };
+    }
+    entry.submit(wakeup(seq));
+}
+
+/// Emits a `vma_*` or `fault_*` event.
+#[inline(always)]
+pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: Fields) {
+    let Some(seq) = number(site) else { return };
+    let Some(mut entry) = EVENTS.reserve::<VmaEvent>(0) else {
+        full(site);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the ring gave room for one event, and every byte of it is written here.
+    unsafe {
+        stamp(&raw mut (*event).header, kind, site, fields.flags, task, seq);
+        (*event).body = fields.body;
+    }
+    entry.submit(wakeup(seq));
+}

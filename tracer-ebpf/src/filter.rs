@@ -1,0 +1,71 @@
+//! What the user did not ask for is dropped here, before anything is read.
+//!
+//! A filter that is off costs nothing: its switch is a constant to the verifier.
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    macros::map,
+    maps::HashMap,
+};
+use tracer_common::wire::{COMM_LEN, Kind};
+
+/// Kinds to record, one bit by number.
+#[unsafe(no_mangle)]
+static FILTER_KINDS: Global<u64> = Global::new(u64::MAX);
+/// Process that is left out (the tracer itself), 0: none.
+#[unsafe(no_mangle)]
+static FILTER_SELF: Global<u32> = Global::new(0);
+/// 1: only processes in [`PIDS`].
+#[unsafe(no_mangle)]
+static FILTER_PIDS: Global<u8> = Global::new(0);
+/// 1: only threads in [`TIDS`].
+#[unsafe(no_mangle)]
+static FILTER_TIDS: Global<u8> = Global::new(0);
+/// 1: only threads called [`COMM`].
+#[unsafe(no_mangle)]
+static FILTER_COMM: Global<u8> = Global::new(0);
+/// The name for [`FILTER_COMM`], padded with zeroes.
+#[unsafe(no_mangle)]
+static COMM: Global<[u8; COMM_LEN]> = Global::new([0; COMM_LEN]);
+
+/// Processes to record. Looked up on hot paths without a lock; changed only by user space and at fork and exit.
+#[map]
+pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(16384, 0);
+/// Threads to record.
+#[map]
+static TIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+
+/// The current task, if the user wants events of this kind of it.
+pub(crate) struct Task {
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+}
+
+/// Whether an event of that kind by the current task is wanted.
+#[inline(always)]
+pub(crate) fn wanted(kind: Kind) -> Option<Task> {
+    if FILTER_KINDS.load() & (1 << kind as u8) == 0 {
+        return None;
+    }
+    let both = bpf_get_current_pid_tgid();
+    let pid = (both >> 32) as u32;
+    let tid = both as u32;
+    let self_pid = FILTER_SELF.load();
+    if self_pid != 0 && self_pid == pid {
+        return None;
+    }
+    if FILTER_PIDS.load() != 0 && PIDS.get_ptr(&pid).is_none() {
+        return None;
+    }
+    if FILTER_TIDS.load() != 0 && TIDS.get_ptr(&tid).is_none() {
+        return None;
+    }
+    if FILTER_COMM.load() != 0 {
+        let comm = bpf_get_current_comm().ok()?;
+        if comm != COMM.load() {
+            return None;
+        }
+    }
+    Some(Task { pid, tid })
+}

@@ -1,0 +1,201 @@
+//! Functions around the per-VMA lock, and page faults.
+
+use aya_ebpf::{
+    Global,
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+};
+use tracer_common::{
+    site,
+    wire::{Kind, Provenance, flag},
+};
+
+use crate::{
+    args::arg,
+    emit, filter, inflight,
+    kread::{self, Bare, Fields, Typed},
+};
+
+/// Position of the return value behind the arguments of `__vma_start_write`; 0: it returns nothing.
+#[unsafe(no_mangle)]
+static RET_START_WRITE: Global<u8> = Global::new(0);
+/// 1: `vma_start_read` has a probe of its own, so that acquires are not taken from its callers.
+#[unsafe(no_mangle)]
+static START_READ_SEEN: Global<u8> = Global::new(0);
+
+/// Whether a pointer is one of the last 4095 addresses, which stand for an errno.
+#[inline(always)]
+const fn is_err(pointer: u64) -> bool {
+    pointer > u64::MAX - 4095
+}
+
+const fn with(provenance: Provenance) -> u16 {
+    (provenance as u16) << flag::PROVENANCE_SHIFT
+}
+
+/// Reports on a VMA that the verifier knows as one.
+#[inline(always)]
+fn report(kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
+    let Some(task) = filter::wanted(kind) else { return };
+    let mut fields = Fields::EMPTY;
+    kread::vma::<Typed>(vma, &mut fields);
+    fields.flags |= flags;
+    fields.body.arg = arg;
+    emit::vma(kind, site, &task, fields);
+}
+
+/// Reports that no VMA was locked.
+#[inline(always)]
+fn report_fail(site: u32, mm: u64, address: u64, errno: u32) {
+    let Some(task) = filter::wanted(Kind::VmaReadFail) else { return };
+    let mut fields = Fields::EMPTY;
+    fields.flags = flag::MM | flag::ADDR;
+    fields.body.mm = mm;
+    fields.body.vm_start = address;
+    fields.body.arg = errno;
+    fields.body.mm_lock_seq = kread::mm_lock_seq::<Typed>(mm, &mut fields.flags);
+    emit::vma(Kind::VmaReadFail, site, &task, fields);
+}
+
+/// `lock_vma_under_rcu(mm, address)` returned a locked VMA or NULL.
+#[fexit(function = "lock_vma_under_rcu")]
+pub(crate) fn lock_vma_under_rcu(ctx: FExitContext) -> i32 {
+    let vma: u64 = arg::<2>(&ctx);
+    if vma == 0 {
+        report_fail(site::LOCK_VMA_UNDER_RCU, arg::<0>(&ctx), arg::<1>(&ctx), 0);
+    } else if START_READ_SEEN.load() == 0 {
+        report(Kind::VmaReadAcquire, site::LOCK_VMA_UNDER_RCU, vma, 0, 0);
+    }
+    0
+}
+
+/// `lock_next_vma(mm, iterator, address)` returned a locked VMA, NULL at the end, or an errno.
+#[fexit(function = "lock_next_vma")]
+pub(crate) fn lock_next_vma(ctx: FExitContext) -> i32 {
+    let vma: u64 = arg::<3>(&ctx);
+    if is_err(vma) {
+        report_fail(site::LOCK_NEXT_VMA, arg::<0>(&ctx), arg::<2>(&ctx), vma.wrapping_neg() as u32);
+    } else if vma != 0 && START_READ_SEEN.load() == 0 {
+        report(Kind::VmaReadAcquire, site::LOCK_NEXT_VMA, vma, 0, 0);
+    }
+    0
+}
+
+/// Entry of `vma_start_read(mm, vma)`, where it is a function: remembers the VMA.
+#[kprobe]
+pub(crate) fn vma_start_read_entry(ctx: ProbeContext) -> u32 {
+    if let (Some(vma), Some(task)) = (ctx.arg::<u64>(1), filter::wanted(Kind::VmaReadAcquire)) {
+        inflight::begin(task.tid, vma);
+    }
+    0
+}
+
+/// Return of `vma_start_read`: the VMA, NULL if it is write-locked or foreign, `-EAGAIN` if it is detached.
+#[kretprobe]
+pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
+    let vma: u64 = ctx.ret();
+    let failed = vma == 0 || is_err(vma);
+    let kind = if failed { Kind::VmaReadRefused } else { Kind::VmaReadAcquire };
+    let Some(task) = filter::wanted(kind) else { return 0 };
+    let wanted = inflight::end(task.tid);
+    let mut fields = Fields::EMPTY;
+    let target = if failed { wanted } else { Some(vma) };
+    if let Some(target) = target {
+        kread::vma::<Bare>(target, &mut fields);
+    }
+    fields.body.arg = if failed { vma.wrapping_neg() as u32 } else { 0 };
+    emit::vma(kind, site::VMA_START_READ, &task, fields);
+    0
+}
+
+/// Entry of `vma_refcount_put(vma)`, where it can be attached: the lock is about to be given back.
+#[kprobe]
+pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
+    let Some(vma) = ctx.arg::<u64>(0) else { return 0 };
+    let Some(task) = filter::wanted(Kind::VmaReadRelease) else { return 0 };
+    let mut fields = Fields::EMPTY;
+    kread::vma::<Bare>(vma, &mut fields);
+    emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, fields);
+    0
+}
+
+/// `handle_mm_fault(vma, address, flags, regs)` starts.
+#[fentry(function = "handle_mm_fault")]
+pub(crate) fn fault_begin(ctx: FEntryContext) -> i32 {
+    let flags: u64 = arg::<2>(&ctx);
+    report(Kind::FaultBegin, site::FAULT_BEGIN, arg::<0>(&ctx), (flags as u32) << 16, 0);
+    0
+}
+
+/// `handle_mm_fault` returned. After `VM_FAULT_RETRY` or `VM_FAULT_COMPLETED` the lock is gone, and
+/// the VMA may be too: then it is named, but not read.
+#[fexit(function = "handle_mm_fault")]
+pub(crate) fn fault_end(ctx: FExitContext) -> i32 {
+    let vma: u64 = arg::<0>(&ctx);
+    let flags: u64 = arg::<2>(&ctx);
+    let result: u64 = arg::<4>(&ctx);
+    let arg = (flags as u32) << 16 | (result as u32 & 0xffff);
+    let dropped = tracer_common::wire::fault::RESULT_RETRY | tracer_common::wire::fault::RESULT_COMPLETED;
+    if result as u16 & dropped == 0 {
+        report(Kind::FaultEnd, site::FAULT_END, vma, arg, 0);
+        return 0;
+    }
+    let Some(task) = filter::wanted(Kind::FaultEnd) else { return 0 };
+    let mut fields = Fields::EMPTY;
+    fields.flags = flag::VMA;
+    fields.body.vma = vma;
+    fields.body.arg = arg;
+    emit::vma(Kind::FaultEnd, site::FAULT_END, &task, fields);
+    0
+}
+
+/// `__vma_start_write(vma, …)` starts; it waits for readers inside.
+#[fentry(function = "__vma_start_write")]
+pub(crate) fn write_start(ctx: FEntryContext) -> i32 {
+    report(Kind::VmaWriteStart, site::WRITE_START, arg::<0>(&ctx), 0, 0);
+    0
+}
+
+/// `__vma_start_write` returned: the VMA is write-locked, or the writer was killed while it waited.
+#[fexit(function = "__vma_start_write")]
+pub(crate) fn write_acquire(ctx: FExitContext) -> i32 {
+    // Each index is a constant of its own: the verifier takes no computed one.
+    let error: u64 = match RET_START_WRITE.load() {
+        2 => arg::<2>(&ctx),
+        3 => arg::<3>(&ctx),
+        _ => 0,
+    };
+    let errno = (error as i32).wrapping_neg();
+    if errno == 0 {
+        report(Kind::VmaWriteAcquire, site::WRITE_ACQUIRE, arg::<0>(&ctx), 0, 0);
+    } else {
+        report(Kind::VmaWriteFail, site::WRITE_ACQUIRE, arg::<0>(&ctx), errno as u32, 0);
+    }
+    0
+}
+
+/// `vma_mark_detached(vma)` returned: no reader is left, and none will come.
+#[fexit(function = "vma_mark_detached")]
+pub(crate) fn mark_detached(ctx: FExitContext) -> i32 {
+    report(Kind::VmaDetach, site::MARK_DETACHED, arg::<0>(&ctx), 0, 0);
+    0
+}
+
+/// `vm_area_free(vma)` starts. Where detaching itself is inlined, this is the first that is seen of it.
+#[fentry(function = "vm_area_free")]
+pub(crate) fn area_free(ctx: FEntryContext) -> i32 {
+    report(Kind::VmaDetach, site::AREA_FREE, arg::<0>(&ctx), 0, with(Provenance::Derived));
+    0
+}
+
+/// `__bad_area(regs, error, address, mm, vma, …)` starts: a fault that the VMA does not allow. Without
+/// an `mm` it is the VMA lock that it is about to give back.
+#[fentry(function = "__bad_area")]
+pub(crate) fn bad_area(ctx: FEntryContext) -> i32 {
+    let mm: u64 = arg::<3>(&ctx);
+    let vma: u64 = arg::<4>(&ctx);
+    if mm == 0 && vma != 0 {
+        report(Kind::VmaReadRelease, site::BAD_AREA, vma, 0, with(Provenance::Derived));
+    }
+    0
+}

@@ -1,0 +1,226 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracer_common::wire::Kind;
+
+/// Shows who holds and who waits for the per-VMA locks and the mmap_lock of a live Linux kernel.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tracer",
+    version,
+    about,
+    after_help = "Examples:\n  \
+        sudo tracer                              the live table of tasks, holds and waits\n  \
+        sudo tracer -p 1234                      the same, of one process\n  \
+        sudo tracer record -o a.rec -- make -j8  record a command and its children\n  \
+        tracer stats a.rec                       tables of what was recorded\n  \
+        sudo tracer doctor                       what this kernel lets us see\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 violation found, 4 not permitted or not possible here."
+)]
+pub struct Cli {
+    /// What to do; without it, `top`.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `top`.
+    #[command(flatten)]
+    pub top: LiveArgs,
+    /// Tell more: once for what the program does, twice for what the verifier says.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Live table of tasks: what they hold, what they wait for, since when, and how sure that is.
+    Top(LiveArgs),
+    /// Record until ^C, until the duration is over, or until CMD ends.
+    #[command(after_help = "Examples:\n  \
+        sudo tracer record -o a.rec --duration 10s\n  \
+        sudo tracer record -o a.rec -p 1234 --only mmap_acquire,mmap_release\n  \
+        sudo tracer record -o - -- ls -R /usr | tracer stats -")]
+    Record(RecordArgs),
+    /// Tables of a recording, or of the live kernel until ^C: tasks, waits, holds, faults, losses.
+    #[command(after_help = "Examples:\n  \
+        tracer stats a.rec\n  \
+        tracer stats a.rec --json | jq .events.by_kind\n  \
+        sudo tracer stats --duration 5s")]
+    Stats(StatsArgs),
+    /// Turn a recording into a format that other tools read.
+    #[command(after_help = "Examples:\n  \
+        tracer export a.rec -f jsonl -o a.jsonl\n  \
+        tracer export a.rec -f jsonl -o - | head")]
+    Export(ExportArgs),
+    /// What this kernel lets us see, by which mechanism, what stays unseen and why.
+    Doctor(DoctorArgs),
+}
+
+/// Options of everything that watches the live kernel.
+#[derive(Args, Clone, Debug)]
+pub struct LiveArgs {
+    /// Only this process (all its threads); may be given several times.
+    #[arg(short, long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+    /// Only this thread; may be given several times.
+    #[arg(short, long = "tid", value_name = "TID")]
+    pub tids: Vec<u32>,
+    /// Only threads with this command name (at most 15 bytes, as the kernel keeps it).
+    #[arg(long, value_name = "NAME")]
+    pub comm: Option<String>,
+    /// Only these kinds of events, separated by commas (see docs/wire-format.md).
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
+    pub only: Vec<Kind>,
+    /// Stop after this time, such as 500ms, 10s or 2m.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Size of the buffer between kernel and program, such as 4M; a power of two.
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
+    pub buffer: u32,
+    /// Record this program's own activity too; it is marked as such.
+    #[arg(long)]
+    pub include_self: bool,
+    /// Start this command, and watch it and its children, until it ends.
+    #[arg(last = true, value_name = "CMD")]
+    pub cmd: Vec<String>,
+}
+
+/// Options of `record`.
+#[derive(Args, Debug)]
+pub struct RecordArgs {
+    /// The file to write, readable only by you; `-` is the standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// What to watch.
+    #[command(flatten)]
+    pub live: LiveArgs,
+}
+
+/// Options of `stats`.
+#[derive(Args, Debug)]
+pub struct StatsArgs {
+    /// The recording; `-` is the standard input; without it, the live kernel.
+    pub file: Option<PathBuf>,
+    /// As JSON, see docs/schema/stats.md.
+    #[arg(long)]
+    pub json: bool,
+    /// What to watch, without a file.
+    #[command(flatten)]
+    pub live: LiveArgs,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The recording; `-` is the standard input.
+    pub file: PathBuf,
+    /// What to write.
+    #[arg(short, long, value_enum)]
+    pub format: Format,
+    /// Where to; `-` is the standard output.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Kernel addresses as they are. Otherwise they are hashed, alike within one file.
+    #[arg(long)]
+    pub raw_addresses: bool,
+}
+
+/// Formats of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line, see docs/schema/jsonl.md.
+    Jsonl,
+}
+
+/// Options of `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Also write what is known of this kernel to a file, as a fixture for the planner's tests.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub capture: Option<PathBuf>,
+}
+
+fn parse_kind(name: &str) -> Result<Kind, String> {
+    Kind::from_name(name).filter(|&kind| kind != Kind::Gap).ok_or_else(|| {
+        let names: Vec<_> =
+            Kind::ALL.iter().filter(|&&kind| kind != Kind::Gap).map(|kind| kind.name()).collect();
+        format!("no such kind; there are {}", names.join(", "))
+    })
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| "a number and a unit, such as 10s".to_owned())?;
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("no such unit '{unit}'; there are us, ms, s, m, h")),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| "too long".to_owned())
+}
+
+fn parse_size(text: &str) -> Result<u32, String> {
+    let (number, factor) = match text.strip_suffix(['K', 'k']) {
+        Some(number) => (number, 1u64 << 10),
+        None => match text.strip_suffix(['M', 'm']) {
+            Some(number) => (number, 1 << 20),
+            None => (text, 1),
+        },
+    };
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| "a number of bytes, such as 512K or 8M".to_owned())?;
+    match u32::try_from(bytes) {
+        Ok(bytes) if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("a power of two between 4K and 1024M".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
+        assert!(parse_duration("3 parsecs").is_err());
+        assert!(parse_duration("s").is_err());
+    }
+
+    #[test]
+    fn sizes_are_powers_of_two() {
+        assert_eq!(parse_size("8M"), Ok(8 << 20));
+        assert_eq!(parse_size("4K"), Ok(4096));
+        assert!(parse_size("3M").is_err());
+        assert!(parse_size("1K").is_err());
+        assert!(parse_size("18446744073709551615M").is_err());
+    }
+
+    #[test]
+    fn a_gap_cannot_be_asked_for() {
+        assert_eq!(parse_kind("mmap_start"), Ok(Kind::MmapStart));
+        assert!(parse_kind("gap").is_err());
+        assert!(parse_kind("nonsense").unwrap_err().contains("vma_read_acquire"));
+    }
+}

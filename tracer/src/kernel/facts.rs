@@ -1,0 +1,216 @@
+//! What is known of one kernel, as a plain value that can be captured, stored and planned from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::{Btf, Capabilities, Lockdown, config, symbols};
+use crate::info::Family;
+
+/// Where the kernel tells about itself. Another root gives another kernel.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// `/sys/kernel/btf/vmlinux`
+    pub btf: PathBuf,
+    /// `/proc/kallsyms`
+    pub kallsyms: PathBuf,
+    /// `available_filter_functions`, the first that can be read.
+    pub filter_functions: Vec<PathBuf>,
+    /// `/sys/kernel/security/lockdown`
+    pub lockdown: PathBuf,
+    /// `/proc/self/status`
+    pub status: PathBuf,
+    /// `/proc/sys/kernel/osrelease`
+    pub osrelease: PathBuf,
+    /// `/proc/sys/kernel/version`
+    pub version: PathBuf,
+    /// `/proc/config.gz`
+    pub proc_config: PathBuf,
+    /// Folder with `config-RELEASE`.
+    pub boot: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            btf: "/sys/kernel/btf/vmlinux".into(),
+            kallsyms: "/proc/kallsyms".into(),
+            filter_functions: vec![
+                "/sys/kernel/tracing/available_filter_functions".into(),
+                "/sys/kernel/debug/tracing/available_filter_functions".into(),
+            ],
+            lockdown: "/sys/kernel/security/lockdown".into(),
+            status: "/proc/self/status".into(),
+            osrelease: "/proc/sys/kernel/osrelease".into(),
+            version: "/proc/sys/kernel/version".into(),
+            proc_config: "/proc/config.gz".into(),
+            boot: "/boot".into(),
+        }
+    }
+}
+
+/// Offsets in bytes of the fields that the probes read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// `vm_area_struct.vm_start`
+    pub vm_start: Option<u32>,
+    /// `vm_area_struct.vm_end`
+    pub vm_end: Option<u32>,
+    /// `vm_area_struct.vm_mm`
+    pub vm_mm: Option<u32>,
+    /// `vm_area_struct.vm_refcnt` (6.15 and later)
+    pub vm_refcnt: Option<u32>,
+    /// `vm_area_struct.vm_lock` (6.4 to 6.14)
+    pub vm_lock: Option<u32>,
+    /// `vm_area_struct.vm_lock_seq`
+    pub vm_lock_seq: Option<u32>,
+    /// `mm_struct.mm_lock_seq`
+    pub mm_lock_seq: Option<u32>,
+    /// Whether `mm_lock_seq` is a seqcount, which is odd while the lock is held for writing.
+    pub mm_lock_seq_is_seqcount: bool,
+    /// `task_struct.pid`
+    pub task_pid: Option<u32>,
+    /// `task_struct.tgid`
+    pub task_tgid: Option<u32>,
+}
+
+/// Which argument of the `mmap_lock` tracepoints is which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracepointArgs {
+    /// Index of `write`.
+    pub write: u8,
+}
+
+/// What is known of one kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// As `uname -r` has it.
+    pub release: String,
+    /// As `uname -v` has it.
+    pub version: String,
+    /// As `uname -m` has it.
+    pub machine: String,
+    /// Which form the lock has; `None`: this kernel has no per-VMA lock.
+    pub family: Option<Family>,
+    /// Where the fields are.
+    pub layout: Layout,
+    /// The `mmap_lock` tracepoints, if the kernel has them.
+    pub mmap_tracepoints: Option<TracepointArgs>,
+    /// Functions of interest that have a type: number of parameters, and whether they return something.
+    pub functions: BTreeMap<String, (usize, bool)>,
+    /// Those that ftrace can patch; `None` if the kernel does not let us read that.
+    pub traceable: Option<BTreeSet<String>>,
+    /// Addresses of symbols of interest; `None` if the kernel hides them.
+    pub addresses: Option<BTreeMap<String, Vec<u64>>>,
+    /// `CONFIG_KPROBE_EVENTS_ON_NOTRACE`, if the kernel tells.
+    pub kprobes_on_notrace: Option<bool>,
+    /// Lockdown.
+    pub lockdown: Lockdown,
+    /// What this process may do.
+    pub capabilities: Capabilities,
+}
+
+/// Functions that some probe asks about.
+const FUNCTIONS: &[&str] = &[
+    "lock_vma_under_rcu",
+    "lock_next_vma",
+    "vma_start_read",
+    "vma_refcount_put",
+    "handle_mm_fault",
+    "__vma_start_write",
+    "vma_mark_detached",
+    "__vma_exclude_readers_for_detach",
+    "vm_area_free",
+    "__bad_area",
+    "uffd_lock_vma",
+];
+
+/// Symbols besides [`FUNCTIONS`] whose address is asked for.
+const SYMBOLS: &[&str] = &["_text", "rcuwait_wake_up"];
+
+impl Facts {
+    /// Gathers what this kernel tells.
+    ///
+    /// # Errors
+    /// When it has no type information, without which nothing can be read from it.
+    pub fn gather(paths: &Paths) -> anyhow::Result<Self> {
+        let bytes = fs::read(&paths.btf).with_context(|| {
+            format!(
+                "cannot read {}: this kernel tells nothing of its types (CONFIG_DEBUG_INFO_BTF), so no field of a lock can be found",
+                paths.btf.display()
+            )
+        })?;
+        let btf = Btf::parse(bytes).with_context(|| format!("{} cannot be used", paths.btf.display()))?;
+        let read = |path| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let release = read(&paths.osrelease);
+        let names: Vec<&str> = FUNCTIONS.iter().chain(SYMBOLS).copied().collect();
+        Ok(Self {
+            version: read(&paths.version),
+            machine: std::env::consts::ARCH.to_owned(),
+            family: family(&btf),
+            layout: layout(&btf),
+            mmap_tracepoints: mmap_tracepoints(&btf),
+            functions: FUNCTIONS
+                .iter()
+                .filter_map(|&name| {
+                    let shape = btf.function(name)?;
+                    Some((name.to_owned(), (shape.params, shape.returns)))
+                })
+                .collect(),
+            traceable: paths.filter_functions.iter().find_map(|path| symbols::traceable(path, FUNCTIONS)),
+            addresses: symbols::addresses(&paths.kallsyms, &names),
+            kprobes_on_notrace: config::option(
+                &paths.proc_config,
+                &paths.boot.join(format!("config-{release}")),
+                "CONFIG_KPROBE_EVENTS_ON_NOTRACE",
+            ),
+            lockdown: Lockdown::read(&paths.lockdown),
+            capabilities: Capabilities::read(&paths.status).unwrap_or_default(),
+            release,
+        })
+    }
+}
+
+/// Fields decide, never the version: distributions carry changes back.
+fn family(btf: &Btf) -> Option<Family> {
+    if btf.offset("vm_area_struct", "vm_refcnt").is_some() {
+        Some(Family::Refcount)
+    } else if btf.offset("vm_area_struct", "vm_lock").is_some() {
+        Some(Family::Rwsem)
+    } else {
+        None
+    }
+}
+
+fn layout(btf: &Btf) -> Layout {
+    let vma = |field| btf.offset("vm_area_struct", field);
+    let sequence = btf.offset("mm_struct", "mm_lock_seq.sequence");
+    Layout {
+        vm_start: vma("vm_start"),
+        vm_end: vma("vm_end"),
+        vm_mm: vma("vm_mm"),
+        vm_refcnt: vma("vm_refcnt"),
+        vm_lock: vma("vm_lock"),
+        vm_lock_seq: vma("vm_lock_seq"),
+        mm_lock_seq: sequence.or_else(|| btf.offset("mm_struct", "mm_lock_seq")),
+        mm_lock_seq_is_seqcount: sequence.is_some(),
+        task_pid: btf.offset("task_struct", "pid"),
+        task_tgid: btf.offset("task_struct", "tgid"),
+    }
+}
+
+fn mmap_tracepoints(btf: &Btf) -> Option<TracepointArgs> {
+    let start = btf.tracepoint("mmap_lock_start_locking")?.params;
+    let returned = btf.tracepoint("mmap_lock_acquire_returned")?.params;
+    let released = btf.tracepoint("mmap_lock_released")?.params;
+    // (mm, write), and with the older memcg_path (mm, path, write); `success` comes last.
+    let args = |write: u8| TracepointArgs { write };
+    match (start, returned, released) {
+        (2, 3, 2) => Some(args(1)),
+        (3, 4, 3) => Some(args(2)),
+        _ => None,
+    }
+}

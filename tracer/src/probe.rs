@@ -1,0 +1,10 @@
+//! Which probes there are, which of them this kernel gets, and their attaching.
+//!
+//! [`plan`] is a pure function from [`crate::kernel::Facts`] to a [`Plan`] with reasons: it is tested
+//! on captured kernels without any privilege. [`attach`] has the effects.
+
+pub mod attach;
+mod catalogue;
+mod plan;
+
+pub use plan::{Attach, Globals, Plan, Planned, Refusal, plan};

@@ -1,0 +1,202 @@
+//! The running kernel as a source.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use aya::maps::{Map, MapData, PerCpuArray};
+use tracer_common::wire::{CpuCounters, Event, decode};
+
+use super::ring::{Drained, Ring};
+use super::{Poll, Source};
+use crate::clock;
+use crate::info::{CpuLosses, KernelInfo, Losses, SourceInfo};
+use crate::kernel::Facts;
+use crate::probe::{self, Plan, attach};
+
+/// How long a quiet ring is left alone. The kernel wakes us earlier if it fills up.
+const NAP: Duration = Duration::from_millis(10);
+/// How long to wait for probes that were running when they were detached.
+const LAST_PROBES: Duration = Duration::from_millis(500);
+
+/// The running kernel as a source.
+pub struct Live {
+    ebpf: Ebpf,
+    ring: Ring,
+    counters: PerCpuArray<MapData, CpuCountersPod>,
+    info: SourceInfo,
+    received: Vec<u64>,
+    missed: u64,
+    watermark_ns: u64,
+    stopped: bool,
+    undecodable: u64,
+}
+
+/// [`CpuCounters`] for aya, which wants to know that any bytes are a valid value.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct CpuCountersPod(CpuCounters);
+// SAFETY: two integers without padding.
+unsafe impl aya::Pod for CpuCountersPod {}
+
+impl Live {
+    /// Plans, loads and attaches.
+    ///
+    /// # Errors
+    /// [`probe::Refusal`] when this kernel or these privileges give nothing; else what went wrong.
+    pub fn start(facts: &Facts, options: &attach::Options, filters: Vec<String>) -> anyhow::Result<Self> {
+        let mut plan = probe::plan(facts)?;
+        let start = clock::both();
+        let mut ebpf = attach::attach(&mut plan, facts, options)?;
+        let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
+        let Map::RingBuf(events) = events else { anyhow::bail!("the map EVENTS is no ring buffer") };
+        let counters = ebpf.take_map("COUNTERS").context("the object has no map COUNTERS")?;
+        let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
+            anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
+        })?;
+        Ok(Self {
+            ring: Ring::new(events, options.ring_bytes)?,
+            counters: PerCpuArray::try_from(counters)?,
+            info: info(facts, plan, options, filters, cpus, start),
+            received: vec![0; cpus],
+            missed: 0,
+            watermark_ns: start.0,
+            stopped: false,
+            undecodable: 0,
+            ebpf,
+        })
+    }
+
+    /// Access to the loaded programs, for the log and for statistics.
+    pub const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Adds a process to those that are recorded.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for example because there are too many.
+    pub fn follow(&mut self, pid: u32) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut("PIDS").context("the object has no map PIDS")?;
+        let mut map = aya::maps::HashMap::<_, u32, u8>::try_from(map)?;
+        map.insert(pid, 1, 0).context("cannot add the command's process to the filter")
+    }
+
+    /// Detaches all probes. What is in the ring can still be read; then [`Poll::End`] follows.
+    pub fn stop(&mut self) {
+        if !self.stopped {
+            self.missed = attach::missed(&self.ebpf);
+            attach::detach(&mut self.ebpf);
+            self.stopped = true;
+        }
+    }
+
+    fn produced(&self) -> anyhow::Result<Vec<CpuCounters>> {
+        let values = self.counters.get(&0, 0).context("cannot read the counters of the probes")?;
+        Ok(values.iter().map(|value| value.0).collect())
+    }
+
+    /// Whether every event that was produced has arrived or was counted as dropped.
+    fn is_settled(&self) -> anyhow::Result<bool> {
+        let produced = self.produced()?;
+        Ok(produced.iter().zip(&self.received).all(|(cpu, received)| cpu.produced == cpu.dropped + received))
+    }
+
+    fn drain(&mut self, sink: &mut dyn FnMut(&Event)) -> (Drained, bool) {
+        let mut any = false;
+        let Self { ring, received, undecodable, .. } = self;
+        let drained = ring.drain(|bytes| {
+            any = true;
+            match decode(bytes) {
+                Ok((event, _)) => {
+                    if let Some(count) = received.get_mut(usize::from(event.header.cpu)) {
+                        *count += 1;
+                    }
+                    sink(&event);
+                }
+                // Both sides are one build; this is a bug, and the accounting will not close.
+                Err(_) => *undecodable += 1,
+            }
+        });
+        (drained, any)
+    }
+}
+
+impl Source for Live {
+    fn info(&self) -> &SourceInfo {
+        &self.info
+    }
+
+    fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(&Event)) -> anyhow::Result<Poll> {
+        if self.stopped {
+            let until = Instant::now() + LAST_PROBES;
+            loop {
+                self.drain(sink);
+                if self.is_settled()? || Instant::now() >= until {
+                    anyhow::ensure!(
+                        self.undecodable == 0,
+                        "{} events of the kernel side could not be decoded: the program and its probes differ",
+                        self.undecodable
+                    );
+                    return Ok(Poll::End);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let now = clock::monotonic_ns();
+        let (drained, any) = self.drain(sink);
+        if drained == Drained::All {
+            self.watermark_ns = now;
+        }
+        if !any {
+            self.ring.wait(wait.min(NAP)).context("cannot wait for the ring buffer")?;
+        }
+        Ok(Poll::More { watermark_ns: self.watermark_ns })
+    }
+
+    fn losses(&mut self) -> anyhow::Result<Losses> {
+        if !self.stopped {
+            self.missed = attach::missed(&self.ebpf);
+        }
+        let cpus = self
+            .produced()?
+            .iter()
+            .zip(&self.received)
+            .map(|(cpu, &received)| CpuLosses { produced: cpu.produced, dropped: cpu.dropped, received })
+            .collect();
+        Ok(Losses { cpus, missed: self.missed })
+    }
+}
+
+fn info(
+    facts: &Facts,
+    plan: Plan,
+    options: &attach::Options,
+    filters: Vec<String>,
+    cpus: usize,
+    (start_monotonic_ns, start_realtime_ns): (u64, u64),
+) -> SourceInfo {
+    SourceInfo {
+        tracer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: "live".to_owned(),
+        kernel: KernelInfo {
+            release: facts.release.clone(),
+            version: facts.version.clone(),
+            machine: facts.machine.clone(),
+            family: facts.family.unwrap_or_default(),
+        },
+        host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map(|name| name.trim().to_owned())
+            .unwrap_or_default(),
+        command: std::env::args().collect(),
+        cpus: cpus as u32,
+        self_pid: std::process::id(),
+        start_monotonic_ns,
+        start_realtime_ns,
+        filters,
+        self_excluded: options.exclude_pid != 0,
+        ring_bytes: u64::from(options.ring_bytes),
+        sites: plan.sites,
+        unseen: plan.unseen,
+    }
+}
