@@ -53,7 +53,8 @@ macro_rules! platform {
 
         const _: () = {
             use $root::sync::atomic::{self, AtomicU32};
-            use $root::sync::{Condvar, Mutex, PoisonError};
+            use $root::sync::{Condvar, Mutex};
+            use std::sync::PoisonError;
 
             impl AtomicWord for AtomicU32 {
                 #[inline]
@@ -95,11 +96,13 @@ macro_rules! platform {
                 }
 
                 fn wait(&self, blocked: &mut dyn FnMut() -> bool) {
-                    for _ in 0..$spins {
+                    let mut spins = $spins;
+                    while spins > 0 {
                         if !blocked() {
                             return;
                         }
                         core::hint::spin_loop();
+                        spins -= 1;
                     }
                     self.sleepers.fetch_add(1, Ordering::SeqCst);
                     atomic::fence(Ordering::SeqCst);
