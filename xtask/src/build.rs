@@ -21,8 +21,8 @@ const BPF_FLAGS: [&str; 3] = [
     "-Ctarget-cpu=v3",
 ];
 
-/// A cargo command for the eBPF crate, `build` or `clippy`; `more` are further compiler flags.
-pub(crate) fn ebpf_cargo(verb: &str, more: &[&str]) -> Result<Command> {
+/// A cargo command for the eBPF crate, `build` or `clippy`.
+pub(crate) fn ebpf_cargo(verb: &str) -> Result<Command> {
     deps::rust_src()?;
     let bin = deps::bpf_linker()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -42,16 +42,13 @@ pub(crate) fn ebpf_cargo(verb: &str, more: &[&str]) -> Result<Command> {
         .arg("--target-dir")
         .arg(ws::target().join("ebpf-build"))
         .env("PATH", path)
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            [&BPF_FLAGS, more].concat().join("\u{1f}"),
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", BPF_FLAGS.join("\u{1f}"));
     Ok(command)
 }
 
 /// Builds the eBPF object and returns where it is.
 pub(crate) fn ebpf() -> Result<PathBuf> {
-    let mut command = ebpf_cargo("build", &[])?;
+    let mut command = ebpf_cargo("build")?;
     cargo(&mut command).context("building the eBPF programs")?;
     let built = ws::target()
         .join("ebpf-build")

@@ -6,6 +6,9 @@ mod cpio;
 mod deps;
 mod kernels;
 mod oracle;
+mod rustlex;
+mod test;
+mod tidy;
 mod ui;
 mod vm;
 mod vm_cli;
@@ -42,6 +45,10 @@ enum Task {
     Build,
     /// Build the eBPF programs
     BuildEbpf,
+    /// Run all tests: lints, unit tests, real kernels; the last line is `N passed, N failed`
+    Test(test::TestArgs),
+    /// Check the rules about the source that no compiler holds
+    Tidy,
     /// Virtual machines
     #[command(subcommand)]
     Vm(vm_cli::VmTask),
@@ -75,6 +82,8 @@ fn dispatch(task: Task) -> Result<ExitCode> {
             build::guest_tools()?;
         }
         Task::BuildEbpf => println!("{}", build::ebpf()?.display()),
+        Task::Test(args) => return test::run(&args),
+        Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),
         Task::Kernel(KernelTask::Oracle) => oracle::command()?,
     }

@@ -21,7 +21,12 @@ const BASE: [&str; 2] = ["x86_64_defconfig", "kvm_guest.config"];
 
 fn key() -> String {
     let mut sum = Checksum::default();
-    for part in BASE.iter().chain(&[RECIPE]) {
+    // Comments and blank lines change nothing about the kernel.
+    let recipe = RECIPE
+        .lines()
+        .map(str::trim)
+        .filter(|l| l.starts_with("CONFIG_") || l.starts_with("# CONFIG_"));
+    for part in BASE.into_iter().chain(recipe) {
         sum.add(part.as_bytes());
         sum.add(&[0]);
     }

@@ -126,6 +126,14 @@ pub(crate) fn say(text: &str) {
     eprintln!("xtask: {text}");
 }
 
+/// A line of a result, on stdout. A progress line that is being shown gives way to it.
+pub(crate) fn line(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    println!("{text}");
+}
+
 /// A time as a person reads it.
 pub(crate) fn elapsed(time: Duration) -> String {
     let seconds = time.as_secs();

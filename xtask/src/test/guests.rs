@@ -1,0 +1,305 @@
+//! The frame for tests on real kernels: boots guests, two at a time, and checks what came of them.
+//!
+//! A [`Scenario`] boots one guest on each of its kernels and gathers [`Evidence`]; its checks then look at that.
+//! Each check counts as one test, named `vm/KERNEL/SCENARIO/CHECK`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::report::Report;
+use super::vm_checks::SCENARIOS;
+use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
+use crate::vm::{Guest, Outcome, Tools};
+use crate::{ui, ws};
+
+/// Most of a boot keeps one processor busy.
+const AT_ONCE: usize = 2;
+
+/// Which kernels a scenario runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum On {
+    /// All of them, the oracle too.
+    All,
+    /// These, by short name.
+    These(&'static [&'static str]),
+}
+
+/// One check of what came of a guest.
+pub(crate) type Check = (&'static str, fn(&Evidence) -> Result<()>);
+
+/// One guest on each of some kernels, and what is checked about it.
+pub(crate) struct Scenario {
+    /// Its name: a word.
+    pub(crate) name: &'static str,
+    /// Where it runs.
+    pub(crate) on: On,
+    /// Boots the guest. It may set the guest up as it likes; an error fails every check.
+    pub(crate) boot: fn(&Ctx) -> Result<Outcome>,
+    /// The checks, each named by a word.
+    pub(crate) checks: &'static [Check],
+}
+
+/// What a scenario has to boot with.
+pub(crate) struct Ctx {
+    /// Short name of the kernel.
+    pub(crate) name: &'static str,
+    /// The kernel.
+    pub(crate) kernel: Kernel,
+    tools: Arc<Tools>,
+    scratch: ws::Scratch,
+}
+
+impl Ctx {
+    /// A guest with the defaults, whose `/out` is kept for the checks.
+    pub(crate) fn guest(&self) -> Guest {
+        let mut guest = Guest::new(self.kernel.clone(), Arc::clone(&self.tools));
+        guest.out = Some(self.out());
+        guest
+    }
+
+    /// The folder that gets the guest's `/out`.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.scratch.path().join("out")
+    }
+
+    /// A folder for what the scenario itself makes, such as files to add. It goes when the checks are done.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+/// What came of a guest.
+pub(crate) struct Evidence {
+    /// How it was booted.
+    pub(crate) ctx: Ctx,
+    /// What it said.
+    pub(crate) outcome: Outcome,
+}
+
+impl Evidence {
+    /// A file that the guest left in `/out`.
+    pub(crate) fn out(&self, path: &str) -> Result<Vec<u8>> {
+        let file = self.ctx.out().join(path);
+        std::fs::read(&file).with_context(|| format!("the guest left no /out/{path}\n{}", self.story()))
+    }
+
+    /// The same as text.
+    pub(crate) fn out_text(&self, path: &str) -> Result<String> {
+        String::from_utf8(self.out(path)?).with_context(|| format!("/out/{path}"))
+    }
+
+    /// The guest's command ended with 0.
+    pub(crate) fn succeeded(&self) -> Result<()> {
+        ensure!(
+            self.outcome.status == 0,
+            "the command ended with {}\n{}",
+            self.outcome.status,
+            self.story()
+        );
+        Ok(())
+    }
+
+    /// The kernel complained about nothing while the command ran.
+    pub(crate) fn kernel_is_content(&self) -> Result<()> {
+        let warnings = &self.outcome.kernel_warnings;
+        ensure!(
+            warnings.is_empty(),
+            "the kernel complained:\n{}",
+            warnings.join("\n")
+        );
+        Ok(())
+    }
+
+    /// What a person wants to see when a check fails.
+    pub(crate) fn story(&self) -> String {
+        let end = |bytes: &[u8]| {
+            let text = crate::vm::plain(&String::from_utf8_lossy(bytes));
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(20)..].join("\n")
+        };
+        let outcome = &self.outcome;
+        let mut story = format!(
+            "guest {}: status {}\nend of its stdout:\n{}\nend of its stderr:\n{}",
+            self.ctx.name,
+            outcome.status,
+            end(&outcome.stdout),
+            end(&outcome.stderr)
+        );
+        for more in outcome
+            .trouble()
+            .iter()
+            .chain(&outcome.notes)
+            .chain(&outcome.kernel_warnings)
+        {
+            story.push('\n');
+            story.push_str(more);
+        }
+        story
+    }
+}
+
+/// One guest to boot.
+struct Job {
+    scenario: &'static Scenario,
+    kernel: &'static str,
+    checks: Vec<&'static Check>,
+}
+
+fn jobs(only: &str) -> Vec<Job> {
+    // Stock kernels first: building the oracle takes long, and what else is wrong shall show before.
+    let all = FAMILIES.iter().map(|(name, _)| *name).chain([ORACLE]);
+    let mut jobs = Vec::new();
+    for kernel in all {
+        for scenario in SCENARIOS {
+            let runs = match scenario.on {
+                On::All => true,
+                On::These(names) => names.contains(&kernel),
+            };
+            let chosen = |check: &&Check| title(kernel, scenario, check.0).contains(only);
+            let checks: Vec<_> = scenario.checks.iter().filter(chosen).collect();
+            if runs && !checks.is_empty() {
+                jobs.push(Job {
+                    scenario,
+                    kernel,
+                    checks,
+                });
+            }
+        }
+    }
+    jobs
+}
+
+fn title(kernel: &str, scenario: &Scenario, check: &str) -> String {
+    format!("vm/{kernel}/{}/{check}", scenario.name)
+}
+
+/// The names of all checks that contain `only`.
+pub(crate) fn names(only: &str) -> Vec<String> {
+    let jobs = jobs(only);
+    jobs.iter()
+        .flat_map(|job| job.checks.iter().map(|c| title(job.kernel, job.scenario, c.0)))
+        .collect()
+}
+
+/// Boots what there is to boot and checks it.
+pub(crate) fn run(report: &Report, only: &str) {
+    let jobs = jobs(only);
+    if jobs.is_empty() {
+        let failure = format!("no check's name contains {only:?}; `cargo xtask test --list` shows them");
+        report.result("virtual machines", None, Err(failure), "cargo xtask test --list");
+        return;
+    }
+    let start = Instant::now();
+    let tools = match Tools::get(true) {
+        Ok(tools) => tools,
+        Err(error) => {
+            let failure = format!("{error:#}");
+            for job in &jobs {
+                fail_all(report, job, &failure, start.elapsed());
+            }
+            return;
+        }
+    };
+    let (oracle, stock): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.kernel == ORACLE);
+    for jobs in [stock, oracle] {
+        boot_all(report, jobs, &tools);
+    }
+}
+
+fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>) {
+    let mut got: BTreeMap<&'static str, Result<Kernel, String>> = BTreeMap::new();
+    for job in &jobs {
+        got.entry(job.kernel)
+            .or_insert_with(|| kernels::get(job.kernel).map_err(|e| format!("{e:#}")));
+    }
+    let queue = Mutex::new(VecDeque::from(jobs));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    let start = Instant::now();
+                    match &got[job.kernel] {
+                        Ok(kernel) => boot_one(report, &job, kernel, tools),
+                        Err(failure) => fail_all(report, &job, failure, start.elapsed()),
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>) {
+    let start = Instant::now();
+    let label = format!("guest {} {}", job.kernel, job.scenario.name);
+    let evidence = ui::step(&label, || {
+        let scratch = ws::Scratch::new(None)?;
+        let ctx = Ctx {
+            name: job.kernel,
+            kernel: kernel.clone(),
+            tools: Arc::clone(tools),
+            scratch,
+        };
+        std::fs::create_dir(ctx.out()).with_context(|| format!("creating {}", ctx.out().display()))?;
+        let outcome = (job.scenario.boot)(&ctx)?;
+        Ok(Evidence { ctx, outcome })
+    });
+    let took = start.elapsed();
+    match evidence {
+        Ok(evidence) => {
+            for (name, check) in &job.checks {
+                let title = title(job.kernel, job.scenario, name);
+                let result = check(&evidence).map_err(|e| format!("{e:#}"));
+                report.result(&title, Some(took), result, &rerun(&title));
+            }
+        }
+        Err(error) => fail_all(report, job, &format!("{error:#}"), took),
+    }
+}
+
+fn fail_all(report: &Report, job: &Job, failure: &str, took: Duration) {
+    for (name, _) in &job.checks {
+        let title = title(job.kernel, job.scenario, name);
+        report.result(&title, Some(took), Err(failure.to_owned()), &rerun(&title));
+    }
+}
+
+fn rerun(title: &str) -> String {
+    format!("cargo xtask test --only {}", ws::quote(title))
+}
+
+/// An error that says what was seen and what was expected.
+pub(crate) fn expect<T: PartialEq + std::fmt::Debug>(what: &str, seen: &T, expected: &T) -> Result<()> {
+    if seen != expected {
+        bail!("{what}: {seen:?} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_have_names_that_choose_them() {
+        let all = names("");
+        let mut unique = all.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), all.len(), "two checks have one name");
+        for (family, _) in FAMILIES {
+            assert!(
+                all.iter().any(|n| n.starts_with(&format!("vm/{family}/"))),
+                "nothing runs on {family}"
+            );
+        }
+        assert_eq!(names(&all[0]), [all[0].clone()]);
+        assert!(all.iter().all(|n| ws::quote(n) == *n), "a name needs quoting");
+        assert!(names("no such check").is_empty());
+    }
+}

@@ -1,0 +1,192 @@
+//! `cargo xtask test`: lints, tests, and real kernels, in one command.
+
+mod guests;
+mod libtest;
+mod report;
+mod vm_checks;
+
+use std::fs;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{build, deps, tidy, ui, ws};
+use report::Report;
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Without virtual machines
+    #[arg(long, conflicts_with = "only")]
+    quick: bool,
+    /// Only the virtual machine checks whose name (vm/KERNEL/SCENARIO/CHECK) contains this
+    #[arg(long, value_name = "SUBSTR")]
+    only: Option<String>,
+    /// Print the names of the virtual machine checks, and run nothing
+    #[arg(long, conflicts_with = "quick")]
+    list: bool,
+}
+
+/// Runs the tests; the last line it prints is `N passed, N failed`.
+pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
+    if args.list {
+        for name in guests::names(args.only.as_deref().unwrap_or_default()) {
+            println!("{name}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let start = Instant::now();
+    let report = Report::default();
+    if args.only.is_none() {
+        lints(&report);
+    }
+    if !args.quick {
+        guests::run(&report, args.only.as_deref().unwrap_or_default());
+    }
+    let well = report.close(start.elapsed());
+    Ok(if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Everything that needs no virtual machine.
+fn lints(report: &Report) {
+    // The program embeds the eBPF object, so nothing else compiles without it.
+    step(report, "eBPF programs build", "cargo xtask build-ebpf", || {
+        build::ebpf().map(drop)
+    });
+    step(report, "format", "cargo fmt --check", || {
+        let mut fmt = deps::cargo();
+        fmt.args(["fmt", "--check"]);
+        logged("format", &mut fmt, "cargo fmt")
+    });
+    step(report, "tidy", "cargo xtask tidy", tidy::check);
+    const CLIPPY: [&str; 7] = [
+        "clippy",
+        "--workspace",
+        "--exclude",
+        "tracer-ebpf",
+        "--all-targets",
+        "--target-dir",
+        "target",
+    ];
+    step(
+        report,
+        "clippy",
+        &format!("cargo {} -- -D warnings", CLIPPY[..5].join(" ")),
+        || {
+            let mut clippy = deps::cargo();
+            clippy.args(CLIPPY).args(["--", "-D", "warnings"]);
+            logged("clippy", &mut clippy, "")
+        },
+    );
+    step(
+        report,
+        "clippy of the eBPF programs",
+        "cargo xtask test --quick",
+        || {
+            let mut clippy = build::ebpf_cargo("clippy")?;
+            clippy.args(["--", "-D", "warnings"]);
+            logged("clippy of the eBPF programs", &mut clippy, "")
+        },
+    );
+    cargo_test(report);
+}
+
+fn step(report: &Report, name: &str, rerun: &str, work: impl FnOnce() -> Result<()>) {
+    let start = Instant::now();
+    let result = ui::step(name, work).map_err(|e| format!("{e:#}"));
+    report.result(name, Some(start.elapsed()), result, rerun);
+}
+
+/// Runs a lint; what it printed is the failure. `fix` is the command that mends it, if one does.
+fn logged(name: &str, command: &mut Command, fix: &str) -> Result<()> {
+    let out = command
+        .output()
+        .with_context(|| format!("starting `{}`", ws::show(command)))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = [out.stdout, out.stderr].concat();
+    let hint = if fix.is_empty() {
+        String::new()
+    } else {
+        format!("\n`{fix}` mends it")
+    };
+    anyhow::bail!(
+        "{name} ({}):\n{}{hint}",
+        out.status,
+        String::from_utf8_lossy(&said).trim_end()
+    )
+}
+
+/// The workspace's own tests, every one of which counts.
+fn cargo_test(report: &Report) {
+    const RERUN: &str = "cargo test";
+    let start = Instant::now();
+    let log = ws::target().join("test/cargo-test.log");
+    let mut command = deps::cargo();
+    command
+        .args(["test", "--no-fail-fast", "--color", "never", "--target-dir"])
+        .arg(ws::target());
+    let ended = ws::run_logged("cargo test", &mut command, &log);
+    let said = fs::read(&log)
+        .map(|b| String::from_utf8_lossy(&b).into_owned())
+        .unwrap_or_default();
+    let summary = libtest::parse(&said);
+    let mut accounted = false;
+    for failed in &summary.failed {
+        accounted = true;
+        let name = format!("{} ({})", failed.test, failed.program);
+        let short = failed.test.split(" - ").next().unwrap_or(&failed.test);
+        report.result(
+            &name,
+            None,
+            Err(failed.output.clone()),
+            &format!("{RERUN} {short}"),
+        );
+    }
+    for program in &summary.crashed {
+        accounted = true;
+        let failure = format!(
+            "the test program ended without a result; its output is in {}",
+            log.display()
+        );
+        report.result(&format!("cargo test: {program}"), None, Err(failure), RERUN);
+    }
+    if summary.ignored > 0 {
+        let failure = format!(
+            "{} tests are switched off; a test runs or it goes",
+            summary.ignored
+        );
+        report.result("cargo test: every test runs", None, Err(failure), RERUN);
+    }
+    for _ in 0..summary.passed {
+        report.quiet("cargo test", Ok(()), RERUN);
+    }
+    match ended {
+        // Failing tests make cargo fail, too, and they are told already.
+        Err(error) if !accounted => {
+            report.result(
+                "cargo test",
+                Some(start.elapsed()),
+                Err(format!("{error:#}")),
+                RERUN,
+            );
+        }
+        Ok(()) if summary.passed == 0 => {
+            let failure = format!("cargo test ran no test; its output is in {}", log.display());
+            report.result("cargo test", Some(start.elapsed()), Err(failure), RERUN);
+        }
+        _ => ui::line(&format!(
+            "{} cargo test: {} passed, {} failed ({})",
+            if accounted { "FAILED" } else { "ok    " },
+            summary.passed,
+            summary.failed.len() + summary.crashed.len(),
+            ui::elapsed(start.elapsed())
+        )),
+    }
+}
