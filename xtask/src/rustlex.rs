@@ -45,7 +45,8 @@ fn tree(tokens: &[(usize, &str)], mut at: usize, prefix: &str, found: &mut Vec<(
             "{" => {
                 at += 1;
                 grouped = true;
-                while tokens.get(at).is_some_and(|t| t.1 != "}") {
+                // A `;` in here means that this was no `use` tree at all.
+                while tokens.get(at).is_some_and(|t| t.1 != "}" && t.1 != ";") {
                     at = tree(tokens, at, &path, found);
                     if tokens.get(at).is_some_and(|t| t.1 == ",") {
                         at += 1;
@@ -53,6 +54,8 @@ fn tree(tokens: &[(usize, &str)], mut at: usize, prefix: &str, found: &mut Vec<(
                 }
             }
             "," | "}" | ";" => break,
+            // `impl Trait + use<'a>` captures lifetimes and imports nothing.
+            "<" => return at,
             "as" => renamed = true,
             // A leading one only says that the rest is a crate's name.
             "::" if path.is_empty() => {}
@@ -217,6 +220,8 @@ mod tests {
         );
         assert_eq!(names("use a::{self, b};"), ["a", "a::b"]);
         assert_eq!(names("use ::a;"), ["a"]);
+        assert_eq!(names("fn f() -> impl T + use<'_> { a::b; }"), ["a::b"]);
+        assert_eq!(names("use x { ; } c::d"), ["c::d"]);
     }
 
     #[test]

@@ -41,8 +41,8 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "pure-engine",
-        reason: "state/ and check/ take time from events and do no I/O, so that live, replayed and simulated events \
-                 are judged by the same code with the same result (docs/architecture.md)",
+        reason: "the engine, the checks and what they use take time from events and do no I/O, so that live, replayed and \
+                 simulated events are judged by the same code with the same result (docs/architecture.md)",
         looks_at: is_pure,
         check: purity,
     },
@@ -102,17 +102,17 @@ const IMPURE: &[&str] = &[
     "tokio",
 ];
 
-/// The modules of tracer that the pure ones may use: they are pure, too.
-const PURE: &[&str] = &["state", "check", "order"];
+/// The modules of tracer that are pure, and that the pure ones may use.
+const PURE: &[&str] = &["state", "check", "order", "info"];
 
 fn is_rust(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|e| e == "rs")
 }
 
 fn is_pure(path: &str) -> bool {
-    ["state", "check"].iter().any(|module| {
+    PURE.iter().any(|module| {
         path.strip_prefix("tracer/src/")
-            .and_then(|p| p.strip_prefix(module))
+            .and_then(|p| p.strip_prefix(*module))
             .is_some_and(|rest| rest == ".rs" || rest.starts_with('/') && is_rust(rest))
     })
 }
