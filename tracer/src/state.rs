@@ -276,13 +276,13 @@ impl Engine {
             Kind::MmapRelease => self.mmap_release(t, event),
             Kind::MmapDowngrade => self.mmap_downgrade(t, event),
             Kind::VmaReadAcquire => self.vma_read_acquire(t, event),
-            Kind::VmaReadFail => self.vma_read_fail(t, event),
+            Kind::VmaReadFail => self.vma_read_fail(t),
             Kind::VmaReadRelease => self.vma_read_release(t, event),
             Kind::VmaReadRefused => self.vma_read_refused(event),
             Kind::VmaWriteStart => self.vma_write_start(t, event),
             Kind::VmaWriteAcquire => self.vma_write_acquire(t, event),
             Kind::VmaWriteFail => self.vma_write_fail(t, event),
-            Kind::VmaDetach => self.vma_detach(t, event),
+            Kind::VmaDetach => self.vma_detach(event),
             Kind::FaultBegin => self.fault_begin(t, event),
             Kind::FaultEnd => self.fault_end(t, event),
             Kind::Gap => {}
@@ -349,8 +349,8 @@ impl Engine {
             self.unlink_wait(key, &wait);
         }
         self.tasks[t].waits.clear();
-        if let Some(put) = self.tasks[t].open_put.take() {
-            self.book_unknown_put(put);
+        if self.tasks[t].open_put.take().is_some() {
+            self.book_unknown_put();
         }
     }
 
@@ -606,10 +606,10 @@ impl Engine {
             event.body.mm = put.mm;
             self.anomaly(AnomalyKind::ReleaseWithoutAcquire, &event, None);
         }
-        self.book_unknown_put(put);
+        self.book_unknown_put();
     }
 
-    fn book_unknown_put(&mut self, _put: OpenPut) {
+    fn book_unknown_put(&mut self) {
         let books = self.totals.books(Lock::VmaRead);
         books.unknown_starts += 1;
         books.releases += 1;

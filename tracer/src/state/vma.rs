@@ -66,7 +66,7 @@ impl Engine {
         self.add_hold(t, hold);
     }
 
-    pub(super) fn vma_read_fail(&mut self, t: u32, event: &Event) {
+    pub(super) fn vma_read_fail(&mut self, t: u32) {
         self.abandon_retry(t);
         self.totals.read_fails += 1;
         self.tasks[t].counters.read_fails += 1;
@@ -195,7 +195,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn vma_detach(&mut self, _t: u32, event: &Event) {
+    pub(super) fn vma_detach(&mut self, event: &Event) {
         let Some(v) = self.vma_of(event) else { return };
         self.close_readers(v, event, Some(AnomalyKind::WriteOfReadLocked));
         self.vmas[v].detached = true;
