@@ -340,7 +340,9 @@ impl Cpu {
         while at > 0 && distance(self.ahead[at - 1].start, self.next) > distance(seq, self.next) {
             at -= 1;
         }
-        if at > 0 && distance(seq, self.ahead[at - 1].start) < distance(self.ahead[at - 1].end, self.ahead[at - 1].start)
+        if at > 0
+            && distance(seq, self.ahead[at - 1].start)
+                < distance(self.ahead[at - 1].end, self.ahead[at - 1].start)
         {
             stats.duplicates += 1;
             return;
@@ -433,10 +435,7 @@ mod tests {
         order.push(&event(0, 1, 30));
         assert_eq!(advance(&mut order, 30), ["c0 #0 @10", "c1 #0 @20"]);
         assert_eq!(order.pending(), 2);
-        assert_eq!(
-            finish(&mut order, &Losses::default()),
-            ["c0 #1 @30", "c1 #1 @40"]
-        );
+        assert_eq!(finish(&mut order, &Losses::default()), ["c0 #1 @30", "c1 #1 @40"]);
     }
 
     #[test]
@@ -466,7 +465,11 @@ mod tests {
     fn a_permutation_across_the_watermark_is_no_gap() {
         let mut order = Order::new(0);
         order.push(&event(0, 1, 10));
-        assert_eq!(advance(&mut order, 11), Vec::<String>::new(), "held back for a round");
+        assert_eq!(
+            advance(&mut order, 11),
+            Vec::<String>::new(),
+            "held back for a round"
+        );
         order.push(&event(0, 0, 12));
         assert_eq!(advance(&mut order, 20), ["c0 #1 @10", "c0 #0 @12"]);
         assert_eq!(order.stats().gaps, 0);
@@ -606,10 +609,7 @@ mod tests {
         header.kind = 200;
         order.push(&placeholder(header));
         order.push(&event(0, 2, 3));
-        assert_eq!(
-            finish(&mut order, &Losses::default()),
-            ["c0 #0 @1", "c0 #2 @3"]
-        );
+        assert_eq!(finish(&mut order, &Losses::default()), ["c0 #0 @1", "c0 #2 @3"]);
         assert_eq!(order.stats().unknown_kinds, 1);
     }
 

@@ -43,15 +43,13 @@ mod vma;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
 
 use crate::info::SourceInfo;
-pub use counters::{
-    ANOMALIES_KEPT, Anomaly, AnomalyKind, Balance, Durations, Faults, TaskCounters, Totals,
-};
+pub use counters::{ANOMALIES_KEPT, Anomaly, AnomalyKind, Balance, Durations, Faults, TaskCounters, Totals};
 pub use hist::Histogram;
 pub use lock::{Mm, Vma, WriteLocked};
 use lock::{TaskKey, unlink};
 use table::Table;
-pub use task::{Frame, Hold, Lock, Task, Wait};
 use task::OpenPut;
+pub use task::{Frame, Hold, Lock, Task, Wait};
 pub use view::{MmView, TaskView, VmaView};
 
 /// How surely an event is known, beside the event itself.

@@ -30,7 +30,9 @@ pub enum ReadError {
         name: String,
     },
     /// It is from the future.
-    #[error("{name} has recording format {found}, and this program reads up to {VERSION}: use a newer tracer")]
+    #[error(
+        "{name} has recording format {found}, and this program reads up to {VERSION}: use a newer tracer"
+    )]
     Newer {
         /// The file.
         name: String,
@@ -294,7 +296,10 @@ impl<R: Read> RecordReader<R> {
             return corrupt(format!("checksum {found:08x} instead of {:08x}", header.crc));
         }
         if header.codec != Codec::Raw as u8 {
-            return corrupt(format!("unknown compression {}: use a newer tracer", header.codec));
+            return corrupt(format!(
+                "unknown compression {}: use a newer tracer",
+                header.codec
+            ));
         }
         self.offset += FRAME_LEN as u64 + wanted;
         Ok(Raw::Frame(header))

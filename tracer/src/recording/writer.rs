@@ -12,8 +12,8 @@ use serde::Serialize;
 use tracer_common::wire::{Event, Kind, MAX_EVENT};
 
 use super::{
-    BLOCK_LIMIT, Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary, VERSION,
-    checksum,
+    BLOCK_LIMIT, Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary,
+    VERSION, checksum,
 };
 use crate::info::{Losses, SourceInfo};
 
@@ -250,7 +250,10 @@ impl RecordWriter {
     fn write_frame(&mut self, mut header: FrameHeader, bytes: &mut [u8]) -> anyhow::Result<()> {
         let len = u32::try_from(bytes.len() - FRAME_LEN).unwrap_or(u32::MAX);
         if len > PAYLOAD_LIMIT {
-            bail!("a frame of the recording {} would have {len} bytes, more than readers take", self.name);
+            bail!(
+                "a frame of the recording {} would have {len} bytes, more than readers take",
+                self.name
+            );
         }
         header.stored_len = len;
         header.raw_len = len;

@@ -102,7 +102,8 @@ impl Source for Replay {
                             (order::placeholder(header_of(rest)), usize::from(len))
                         }
                         Err(error) => {
-                            self.damage = Some(format!("a block holds no event where one should be: {error}"));
+                            self.damage =
+                                Some(format!("a block holds no event where one should be: {error}"));
                             break;
                         }
                     };

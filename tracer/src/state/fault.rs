@@ -16,11 +16,7 @@ impl Engine {
         let flags = event.fault_flags();
         if flags & fault::FLAG_USER != 0 && !self.tasks[t].frames.is_empty() {
             // The task was in user mode, so it is in no other fault.
-            if self.tasks[t]
-                .frames
-                .iter()
-                .any(|frame| frame.epoch == self.epoch)
-            {
+            if self.tasks[t].frames.iter().any(|frame| frame.epoch == self.epoch) {
                 self.anomaly(AnomalyKind::FaultWithoutEnd, event, None);
             }
             self.tasks[t].frames.clear();

@@ -119,7 +119,10 @@ mod tests {
         }
         for (percent, exact) in [(50.0, 5_000), (99.0, 9_900), (100.0, 10_000)] {
             let found = histogram.percentile(percent);
-            assert!(found >= exact && found <= exact + exact / 16, "{percent}: {found}");
+            assert!(
+                found >= exact && found <= exact + exact / 16,
+                "{percent}: {found}"
+            );
         }
         assert_eq!(histogram.max_ns(), 10_000);
         assert_eq!(histogram.count(), 10_000);

@@ -86,7 +86,10 @@ impl Mm {
 
 impl Idle for Mm {
     fn is_idle(&self) -> bool {
-        self.writer.is_none() && self.readers.is_empty() && self.waiters.is_empty() && self.write_locked.is_empty()
+        self.writer.is_none()
+            && self.readers.is_empty()
+            && self.waiters.is_empty()
+            && self.write_locked.is_empty()
     }
 }
 

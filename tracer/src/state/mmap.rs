@@ -11,7 +11,11 @@ impl Engine {
         let m = self.mm_of(address, event);
         // Inside a fault under the VMA lock only an interrupt can try for an mmap_lock: that proves
         // nothing about the task, whose fault_end will tell.
-        if !self.tasks[t].frames.iter().any(|frame| frame.flags & super::fault::VMA_LOCK != 0) {
+        if !self.tasks[t]
+            .frames
+            .iter()
+            .any(|frame| frame.flags & super::fault::VMA_LOCK != 0)
+        {
             self.close_reads(t, event, None);
             self.tasks[t].reads_known = self.epoch;
         }

@@ -74,7 +74,10 @@ impl Engine {
 
     /// Releases whose meaning only the next event of their task will tell.
     pub fn open_releases(&self) -> u64 {
-        self.tasks.iter().filter(|(_, task)| task.open_put.is_some()).count() as u64
+        self.tasks
+            .iter()
+            .filter(|(_, task)| task.open_put.is_some())
+            .count() as u64
     }
 
     fn now(&self, certainty: Provenance, epoch: u32) -> Provenance {

@@ -254,7 +254,8 @@ impl Engine {
         self.end_hold(t, at, ts_ns, false);
         let bound_ns = Some(ts_ns.saturating_sub(hold.since_ns));
         let release = self.release_event(t, event, &hold);
-        self.before.push(Engine::derived(release, Provenance::Bounded, bound_ns));
+        self.before
+            .push(Engine::derived(release, Provenance::Bounded, bound_ns));
     }
 
     /// A `vma_read_release` of the task's hold that comes from `event`.

@@ -1,0 +1,6 @@
+//! Where events and state end up: tables, lines of JSON, the screen.
+
+pub mod address;
+pub mod jsonl;
+pub mod stats;
+pub mod text;

@@ -1,0 +1,341 @@
+//! `tracer export -f jsonl`: one JSON object a line, one line an event.
+//!
+//! `docs/schema/jsonl.md` documents the fields and `docs/schema/event.schema.json` is their JSON Schema.
+//! Lines are put together by hand in one buffer that is used again: a general serialiser takes
+//! several times as long.
+
+use std::io::{self, Write};
+
+use tracer_common::wire::{Event, Kind};
+
+use super::address::Addresses;
+use crate::info::SourceInfo;
+use crate::state::Meta;
+
+/// Lines go out when so many bytes have come together.
+const BUFFER: usize = 64 << 10;
+
+/// Writes events as lines.
+pub struct JsonlWriter<W: Write> {
+    out: W,
+    line: Vec<u8>,
+    addresses: Addresses,
+    /// Names of the functions of all sites, as JSON strings.
+    sites: Vec<Vec<u8>>,
+    lines: u64,
+}
+
+impl<W: Write> JsonlWriter<W> {
+    /// Starts to write events of the stream that `info` tells about.
+    pub fn new(out: W, info: &SourceInfo, addresses: Addresses) -> Self {
+        let sites = info.sites.iter().map(|site| {
+            let mut name = Vec::new();
+            string(&mut name, site.function.as_bytes());
+            name
+        });
+        Self {
+            out,
+            line: Vec::with_capacity(BUFFER + 1024),
+            addresses,
+            sites: sites.collect(),
+            lines: 0,
+        }
+    }
+
+    /// Writes one event.
+    ///
+    /// # Errors
+    /// Those of the output; a broken pipe is one of them.
+    #[inline]
+    pub fn write(&mut self, event: &Event, meta: &Meta) -> io::Result<()> {
+        self.append(event, meta);
+        self.lines += 1;
+        if self.line.len() >= BUFFER {
+            self.flush_lines()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left; gives the output back.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.flush_lines()?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    /// Lines written so far.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    fn flush_lines(&mut self) -> io::Result<()> {
+        let result = self.out.write_all(&self.line);
+        self.line.clear();
+        result
+    }
+
+    fn append(&mut self, event: &Event, meta: &Meta) {
+        let header = &event.header;
+        let line = &mut self.line;
+        line.extend_from_slice(b"{\"ts_ns\":");
+        number(line, header.ts_ns);
+        field(line, b",\"cpu\":", u64::from(header.cpu));
+        field(line, b",\"seq\":", u64::from(header.seq));
+        field(line, b",\"pid\":", u64::from(header.pid));
+        field(line, b",\"tid\":", u64::from(header.tid));
+        line.extend_from_slice(b",\"comm\":");
+        string(line, event.comm());
+        line.extend_from_slice(b",\"kind\":\"");
+        line.extend_from_slice(event.kind.name().as_bytes());
+        line.push(b'"');
+        address(line, b",\"mm\":", event.mm(), &self.addresses);
+        address(line, b",\"vma\":", event.vma(), &self.addresses);
+        let range = event.range();
+        optional(line, b",\"vm_start\":", range.map(|(start, _)| start));
+        optional(line, b",\"vm_end\":", range.map(|(_, end)| end));
+        optional(line, b",\"address\":", event.address());
+        optional(line, b",\"vm_refcnt\":", event.vm_refcnt().map(u64::from));
+        optional(line, b",\"vm_lock_seq\":", event.vm_lock_seq().map(u64::from));
+        optional(line, b",\"mm_lock_seq\":", event.mm_lock_seq().map(u64::from));
+        line.extend_from_slice(b",\"provenance\":\"");
+        line.extend_from_slice(meta.provenance.name().as_bytes());
+        line.push(b'"');
+        optional(line, b",\"bound_ns\":", meta.bound_ns);
+        flag(line, b",\"derived\":", meta.derived);
+        self.append_by_kind(event);
+    }
+
+    /// The fields that mean something for some kinds only; `null` for the others.
+    fn append_by_kind(&mut self, event: &Event) {
+        let line = &mut self.line;
+        match event.kind {
+            Kind::MmapStart | Kind::MmapAcquire | Kind::MmapFail | Kind::MmapRelease => {
+                flag(line, b",\"write\":", event.is_write());
+            }
+            _ => line.extend_from_slice(b",\"write\":null"),
+        }
+        let is_end = event.kind == Kind::FaultEnd;
+        let is_fault = is_end || event.kind == Kind::FaultBegin;
+        let flags = u64::from(event.fault_flags());
+        optional(line, b",\"fault_flags\":", is_fault.then_some(flags));
+        let result = u64::from(event.fault_result());
+        optional(line, b",\"result\":", is_end.then_some(result));
+        let has_errno = matches!(
+            event.kind,
+            Kind::VmaReadFail | Kind::VmaWriteFail | Kind::VmaReadRefused
+        );
+        let arg = u64::from(event.body.arg);
+        optional(line, b",\"errno\":", has_errno.then_some(arg));
+        let is_gap = event.kind == Kind::Gap;
+        optional(line, b",\"missing\":", is_gap.then_some(arg));
+        optional(line, b",\"gap_from_ns\":", is_gap.then_some(event.body.vm_start));
+        let end = (is_gap && event.body.vm_end != 0).then_some(event.body.vm_end);
+        optional(line, b",\"gap_to_ns\":", end);
+        line.extend_from_slice(b",\"site\":");
+        match self.sites.get(event.header.site as usize) {
+            Some(name) if !is_gap => line.extend_from_slice(name),
+            _ => line.extend_from_slice(b"null"),
+        }
+        line.extend_from_slice(b"}\n");
+    }
+}
+
+fn field(line: &mut Vec<u8>, name: &[u8], value: u64) {
+    line.extend_from_slice(name);
+    number(line, value);
+}
+
+fn optional(line: &mut Vec<u8>, name: &[u8], value: Option<u64>) {
+    line.extend_from_slice(name);
+    match value {
+        Some(value) => number(line, value),
+        None => line.extend_from_slice(b"null"),
+    }
+}
+
+fn flag(line: &mut Vec<u8>, name: &[u8], value: bool) {
+    line.extend_from_slice(name);
+    line.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
+/// Sixteen hexadecimal digits in quotes: many consumers keep numbers as doubles, which cannot tell
+/// two addresses of the kernel apart.
+fn address(line: &mut Vec<u8>, name: &[u8], value: Option<u64>, addresses: &Addresses) {
+    line.extend_from_slice(name);
+    let Some(value) = value else {
+        line.extend_from_slice(b"null");
+        return;
+    };
+    let mut text = [b'"'; 18];
+    let mut rest = addresses.show(value);
+    for place in text[1..17].iter_mut().rev() {
+        *place = b"0123456789abcdef"[(rest & 15) as usize];
+        rest >>= 4;
+    }
+    line.extend_from_slice(&text);
+}
+
+fn number(line: &mut Vec<u8>, mut value: u64) {
+    let mut text = [0; 20];
+    let mut at = text.len();
+    loop {
+        at -= 1;
+        text[at] = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&text[at..]);
+}
+
+/// A JSON string: control characters escaped without loss, invalid UTF-8 replaced.
+fn string(line: &mut Vec<u8>, raw: &[u8]) {
+    line.push(b'"');
+    if raw
+        .iter()
+        .all(|&byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\')
+    {
+        line.extend_from_slice(raw);
+    } else {
+        for char in String::from_utf8_lossy(raw).chars() {
+            match char {
+                '"' => line.extend_from_slice(b"\\\""),
+                '\\' => line.extend_from_slice(b"\\\\"),
+                // Escaped up to the last control character, those above ASCII and DEL included, so that a
+                // line can be shown on a terminal.
+                '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{2028}'..='\u{202e}' => {
+                    let _ = write!(line, "\\u{:04x}", u32::from(char));
+                }
+                _ => line.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+    }
+    line.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::info::SiteInfo;
+    use serde_json::{Value, json};
+    use tracer_common::wire::{Provenance, flag};
+
+    const OBSERVED: Meta = Meta {
+        provenance: Provenance::Observed,
+        bound_ns: None,
+        derived: false,
+    };
+
+    fn lines(events: &[(Event, Meta)], addresses: Addresses) -> Vec<Value> {
+        let info = SourceInfo {
+            sites: vec![SiteInfo {
+                function: "handle_mm_fault".into(),
+                ..SiteInfo::default()
+            }],
+            ..SourceInfo::default()
+        };
+        let mut writer = JsonlWriter::new(Vec::new(), &info, addresses);
+        for (event, meta) in events {
+            writer.write(event, meta).unwrap();
+        }
+        let text = String::from_utf8(writer.finish().unwrap()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn fault_end() -> Event {
+        let mut event = Event::synthetic(Kind::FaultEnd, u64::MAX);
+        event.header.flags = flag::MM | flag::VMA | flag::RANGE | flag::REFCNT;
+        event.header.comm[..8].copy_from_slice(b"a\"\\\n\x1b\xffbc");
+        event.body.mm = 0xffff_8881_0000_0000;
+        event.body.vma = 0xffff_8881_0000_1000;
+        event.body.vm_start = 0x1000;
+        event.body.vm_end = 0x2000;
+        event.body.vm_refcnt = 2;
+        event.body.arg = 0x1055_0400;
+        event
+    }
+
+    #[test]
+    fn every_field_is_there_and_what_is_missing_is_null() {
+        let found = lines(&[(fault_end(), OBSERVED)], Addresses::raw());
+        let expected = json!({
+            "ts_ns": u64::MAX, "cpu": 0, "seq": 0, "pid": 0, "tid": 0, "comm": "a\"\\\n\u{1b}\u{fffd}bc",
+            "kind": "fault_end", "mm": "ffff888100000000", "vma": "ffff888100001000",
+            "vm_start": 4096, "vm_end": 8192, "address": null, "vm_refcnt": 2, "vm_lock_seq": null,
+            "mm_lock_seq": null, "provenance": "observed", "bound_ns": null, "derived": false,
+            "write": null, "fault_flags": 0x1055, "result": 0x0400, "errno": null, "missing": null,
+            "gap_from_ns": null, "gap_to_ns": null, "site": "handle_mm_fault",
+        });
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn no_control_byte_reaches_the_output() {
+        let mut writer = JsonlWriter::new(Vec::new(), &SourceInfo::default(), Addresses::raw());
+        let mut event = fault_end();
+        for byte in 1..=255u8 {
+            event.header.comm[0] = byte;
+            writer.write(&event, &OBSERVED).unwrap();
+        }
+        let bytes = writer.finish().unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.chars().all(|char| char == '\n' || !char.is_control()));
+        assert_eq!(text.lines().count(), 255);
+        for line in text.lines() {
+            serde_json::from_str::<Value>(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn kernel_addresses_are_hidden_but_told_apart() {
+        let mut other = fault_end();
+        other.body.vma += 0x100;
+        let meta = Meta {
+            provenance: Provenance::Bounded,
+            bound_ns: Some(17),
+            derived: true,
+        };
+        let found = lines(
+            &[(fault_end(), OBSERVED), (fault_end(), meta), (other, OBSERVED)],
+            Addresses::hashed(),
+        );
+        assert_ne!(found[0]["vma"], json!("ffff888100001000"));
+        assert_eq!(found[0]["vma"], found[1]["vma"]);
+        assert_ne!(found[0]["vma"], found[2]["vma"]);
+        assert_eq!(found[1]["bound_ns"], json!(17));
+        assert_eq!(found[1]["provenance"], json!("bounded"));
+        assert_eq!(found[1]["derived"], json!(true));
+    }
+
+    #[test]
+    fn a_gap_says_where_and_how_many() {
+        let mut gap = Event::synthetic(Kind::Gap, 5);
+        gap.body.arg = 3;
+        gap.body.vm_start = 4;
+        let found = lines(&[(gap, OBSERVED)], Addresses::raw());
+        assert_eq!(found[0]["missing"], json!(3));
+        assert_eq!(found[0]["gap_from_ns"], json!(4));
+        assert_eq!(found[0]["gap_to_ns"], Value::Null);
+        assert_eq!(found[0]["vm_start"], Value::Null);
+        assert_eq!(found[0]["site"], Value::Null);
+    }
+
+    #[test]
+    fn every_kind_makes_a_whole_line() {
+        let events: Vec<_> = Kind::ALL
+            .iter()
+            .map(|&kind| (Event::synthetic(kind, 1), OBSERVED))
+            .collect();
+        let found = lines(&events, Addresses::hashed());
+        for (line, kind) in found.iter().zip(Kind::ALL) {
+            assert_eq!(line["kind"], json!(kind.name()));
+            assert_eq!(line.as_object().unwrap().len(), 26);
+        }
+    }
+}

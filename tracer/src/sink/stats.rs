@@ -1,0 +1,719 @@
+//! `tracer stats`: what happened, as one report for people and for programs.
+//!
+//! [`Report`] is the documented JSON (`docs/schema/stats.md`); [`render`] makes the tables from it,
+//! so that both say the same.
+
+mod render;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tracer_common::wire::{Kind, Provenance};
+
+use crate::info::{Losses, SourceInfo, UnseenInfo};
+use crate::order::Order;
+use crate::sink::address::Addresses;
+use crate::sink::text;
+use crate::state::{
+    AnomalyKind, Durations, Engine, Faults, Histogram, Hold, Lock, TaskCounters, TaskView, Wait,
+};
+
+pub use render::{Style, render};
+
+/// Name and version of the JSON.
+pub const SCHEMA: &str = "tracer.stats.v1";
+
+/// What a report is made from.
+pub struct Inputs<'a> {
+    /// What is known of the stream.
+    pub info: &'a SourceInfo,
+    /// After the last event.
+    pub engine: &'a Engine,
+    /// After its `finish`.
+    pub order: &'a Order,
+    /// At the end.
+    pub losses: &'a Losses,
+    /// Whether the stream came to its end on purpose.
+    pub complete: bool,
+    /// What the reader should know, such as that a recording is cut.
+    pub warnings: Vec<String>,
+    /// How to show addresses.
+    pub addresses: &'a Addresses,
+}
+
+/// Everything that `stats --json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// `live`, `sim`, or what a recording was made from.
+    pub source: String,
+    /// Version of the program that made the events.
+    pub tracer_version: String,
+    /// The kernel that was watched.
+    pub kernel: Kernel,
+    /// Whether the stream came to its end on purpose.
+    pub complete: bool,
+    /// What the reader should know.
+    pub warnings: Vec<String>,
+    /// Filters that ran in the kernel.
+    pub filters: Vec<String>,
+    /// From the start of the source to the last event.
+    pub duration_ns: u64,
+    /// Counts of events and losses.
+    pub events: Events,
+    /// The same by CPU.
+    pub cpus: Vec<CpuReport>,
+    /// Page faults of all tasks.
+    pub faults: FaultReport,
+    /// The same from user mode only: one for each page touched.
+    pub user_faults: FaultReport,
+    /// What `/proc/vmstat` should have counted meanwhile, where it counts.
+    pub vmstat: Vmstat,
+    /// Whether what was taken was given back, by lock.
+    pub balance: BTreeMap<&'static str, BalanceReport>,
+    /// Waits by lock.
+    pub waits: BTreeMap<&'static str, Distribution>,
+    /// Holds by lock.
+    pub holds: BTreeMap<&'static str, Distribution>,
+    /// Tasks, the most active first.
+    pub tasks: Vec<TaskReport>,
+    /// Address spaces, the most active first.
+    pub mms: Vec<MmReport>,
+    /// VMAs in sum.
+    pub vmas: VmaReport,
+    /// What the tracer itself did; part of the above.
+    #[serde(rename = "self")]
+    pub own: CountersReport,
+    /// Operations that this kernel does not show.
+    pub unseen: Vec<UnseenInfo>,
+    /// What should not be.
+    pub anomalies: Anomalies,
+    /// What had to be forgotten to stay within bounds.
+    pub aged: AgedReport,
+}
+
+/// The watched kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kernel {
+    /// As `uname -r` has it.
+    pub release: String,
+    /// As `uname -v` has it.
+    pub version: String,
+    /// As `uname -m` has it.
+    pub machine: String,
+    /// Form of the per-VMA lock.
+    pub family: crate::info::Family,
+}
+
+/// Counts of events: `total = received + derived + gaps`, and `total` is the sum of `by_kind`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Events {
+    /// All.
+    pub total: u64,
+    /// From the kernel.
+    pub received: u64,
+    /// Made by the engine.
+    pub derived: u64,
+    /// Gaps.
+    pub gaps: u64,
+    /// Events known to be missing by the numbering.
+    pub missing: u64,
+    /// Events that found the ring buffer full, by the kernel's own count.
+    pub dropped: u64,
+    /// Runs of probes that the kernel skipped.
+    pub missed: u64,
+    /// Events that came out of order, late or twice, or are of unknown kinds.
+    pub odd: Odd,
+    /// By kind, all kinds.
+    pub by_kind: BTreeMap<&'static str, u64>,
+    /// By how surely they are known.
+    pub by_provenance: BTreeMap<&'static str, u64>,
+}
+
+/// Events that are not as they should be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Odd {
+    /// After later ones had been handed on.
+    pub disordered: u64,
+    /// After they had been declared missing.
+    pub late: u64,
+    /// Twice.
+    pub duplicates: u64,
+    /// Of unknown kinds.
+    pub unknown_kinds: u64,
+}
+
+/// One CPU: `produced = received + dropped` if nothing is wrong.
+#[derive(Clone, Debug, Serialize)]
+pub struct CpuReport {
+    /// Its number.
+    pub cpu: usize,
+    /// By the kernel's own count.
+    pub produced: u64,
+    /// Counted here.
+    pub received: u64,
+    /// By the kernel's own count.
+    pub dropped: u64,
+    /// By the numbering.
+    pub missing: u64,
+    /// Whether the equation holds.
+    pub balanced: bool,
+}
+
+/// Logical faults by how they ended.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct FaultReport {
+    /// Completed ones: the sum of the next four.
+    pub total: u64,
+    /// Done under the VMA lock.
+    pub vma_lock: u64,
+    /// Sent back under the VMA lock, then done under the `mmap_lock`.
+    pub retried: u64,
+    /// Done under the `mmap_lock` from the start.
+    pub mmap_lock: u64,
+    /// Ended in an error.
+    pub error: u64,
+    /// Sent back and not come again.
+    pub abandoned: u64,
+}
+
+impl From<Faults> for FaultReport {
+    fn from(faults: Faults) -> Self {
+        Self {
+            total: faults.total(),
+            vma_lock: faults.vma_lock,
+            retried: faults.retried,
+            mmap_lock: faults.mmap_lock,
+            error: faults.error,
+            abandoned: faults.abandoned,
+        }
+    }
+}
+
+/// The counters of `CONFIG_PER_VMA_LOCK_STATS`, from events.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Vmstat {
+    /// Rounds of faults under the VMA lock that ended without RETRY.
+    pub vma_lock_success: u64,
+    /// Rounds of faults under the VMA lock that ended with RETRY.
+    pub vma_lock_retry: u64,
+    /// Failed look-ups.
+    pub vma_lock_abort: u64,
+    /// Look-ups that met a detached VMA, where that is seen.
+    pub vma_lock_miss: u64,
+}
+
+/// `acquires + unknown_starts + converted_in = releases + converted_out + lost + held`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BalanceReport {
+    /// Seen to be taken.
+    pub acquires: u64,
+    /// Held without their start having been seen.
+    pub unknown_starts: u64,
+    /// Became one of these by a downgrade.
+    pub converted_in: u64,
+    /// Given back.
+    pub releases: u64,
+    /// Became another by a downgrade.
+    pub converted_out: u64,
+    /// Gone, nobody knows when.
+    pub lost: u64,
+    /// Held at the end.
+    pub held: u64,
+    /// Whether the equation holds.
+    pub balanced: bool,
+}
+
+/// Durations in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Distribution {
+    /// How many have a known length.
+    pub count: u64,
+    /// How many have not.
+    pub unknown: u64,
+    /// Sum.
+    pub total_ns: u64,
+    /// Longest, exact.
+    pub max_ns: u64,
+    /// Half of all do not exceed this; percentiles are rounded up by at most 1/16.
+    pub p50_ns: u64,
+    /// 90 of 100.
+    pub p90_ns: u64,
+    /// 99 of 100.
+    pub p99_ns: u64,
+    /// 999 of 1000.
+    pub p999_ns: u64,
+}
+
+impl Distribution {
+    fn new(histogram: &Histogram, unknown: u64) -> Self {
+        Self {
+            count: histogram.count(),
+            unknown,
+            total_ns: histogram.total_ns(),
+            max_ns: histogram.max_ns(),
+            p50_ns: histogram.percentile(50.0),
+            p90_ns: histogram.percentile(90.0),
+            p99_ns: histogram.percentile(99.0),
+            p999_ns: histogram.percentile(99.9),
+        }
+    }
+}
+
+/// Count, sum and maximum of durations.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Sums {
+    /// How many.
+    pub count: u64,
+    /// Sum in nanoseconds.
+    pub total_ns: u64,
+    /// Longest in nanoseconds.
+    pub max_ns: u64,
+}
+
+impl From<Durations> for Sums {
+    fn from(durations: Durations) -> Self {
+        Self {
+            count: durations.count,
+            total_ns: durations.total_ns,
+            max_ns: durations.max_ns,
+        }
+    }
+}
+
+/// What one task or several did.
+#[derive(Clone, Debug, Serialize)]
+pub struct CountersReport {
+    /// Events, derived ones not counted.
+    pub events: u64,
+    /// Times that each lock was taken.
+    pub acquires: BTreeMap<&'static str, u64>,
+    /// VMA read locks wanted and not got.
+    pub vma_read_fails: u64,
+    /// Tries for the `mmap_lock` that failed.
+    pub mmap_fails: u64,
+    /// Page faults.
+    pub faults: FaultReport,
+    /// The same from user mode only.
+    pub user_faults: FaultReport,
+    /// Waits by lock.
+    pub waits: BTreeMap<&'static str, Sums>,
+    /// Holds by lock.
+    pub holds: BTreeMap<&'static str, Sums>,
+}
+
+impl CountersReport {
+    fn new(counters: &TaskCounters) -> Self {
+        let by_lock = |durations: &[Durations; 4]| {
+            Lock::ALL
+                .iter()
+                .map(|&lock| (lock.name(), Sums::from(durations[lock as usize])))
+                .collect()
+        };
+        Self {
+            events: counters.events,
+            acquires: by_lock_name(&counters.acquires),
+            vma_read_fails: counters.read_fails,
+            mmap_fails: counters.mmap_fails,
+            faults: counters.faults().into(),
+            user_faults: counters.user_faults.into(),
+            waits: by_lock(&counters.waits),
+            holds: by_lock(&counters.holds),
+        }
+    }
+}
+
+fn by_lock_name(counts: &[u64; 4]) -> BTreeMap<&'static str, u64> {
+    Lock::ALL
+        .iter()
+        .map(|&lock| (lock.name(), counts[lock as usize]))
+        .collect()
+}
+
+/// One task.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskReport {
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Command name, control characters escaped.
+    pub comm: String,
+    /// Whether it is the tracer's own.
+    pub is_self: bool,
+    /// What it did.
+    #[serde(flatten)]
+    pub counters: CountersReport,
+    /// What it held at the end.
+    pub held: Vec<HoldReport>,
+    /// What it waited for at the end.
+    pub wait: Option<WaitReport>,
+}
+
+/// One lock that is held.
+#[derive(Clone, Debug, Serialize)]
+pub struct HoldReport {
+    /// Which way.
+    pub lock: &'static str,
+    /// How surely.
+    pub certainty: &'static str,
+    /// Since when (`CLOCK_MONOTONIC`); `null` if its start was not seen.
+    pub since_ns: Option<u64>,
+    /// Address space, as its name in this report.
+    pub mm: Option<String>,
+    /// VMA, as its name in this report.
+    pub vma: Option<String>,
+    /// First address of the VMA.
+    pub vm_start: Option<u64>,
+    /// First address after it.
+    pub vm_end: Option<u64>,
+}
+
+/// One lock that is waited for.
+#[derive(Clone, Debug, Serialize)]
+pub struct WaitReport {
+    /// Which way.
+    pub lock: &'static str,
+    /// How surely.
+    pub certainty: &'static str,
+    /// Since when (`CLOCK_MONOTONIC`).
+    pub since_ns: u64,
+    /// Address space, as its name in this report.
+    pub mm: Option<String>,
+    /// VMA, as its name in this report.
+    pub vma: Option<String>,
+}
+
+/// One address space.
+#[derive(Clone, Debug, Serialize)]
+pub struct MmReport {
+    /// Its name in this report.
+    pub mm: String,
+    /// The process that was first seen with it.
+    pub pid: u32,
+    /// `mm_lock_seq` as last seen.
+    pub mm_lock_seq: Option<u32>,
+    /// Times that each lock of it was taken.
+    pub acquires: BTreeMap<&'static str, u64>,
+    /// Thread that holds the `mmap_lock` for writing.
+    pub writer: Option<u32>,
+    /// Threads that hold it for reading.
+    pub readers: Vec<u32>,
+    /// Threads that wait for it.
+    pub waiters: Vec<u32>,
+    /// VMAs that are write-locked.
+    pub vmas_write_locked: u64,
+}
+
+/// VMAs in sum.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct VmaReport {
+    /// Remembered at the end.
+    pub known: u64,
+    /// Of these, detached ones.
+    pub detached: u64,
+    /// Of these, read-locked ones.
+    pub read_locked: u64,
+    /// Of these, write-locked ones.
+    pub write_locked: u64,
+    /// Of these, with a writer that waits for readers.
+    pub awaited: u64,
+    /// Times that the memory of one was seen to be another's.
+    pub recycled: u64,
+    /// Readers who backed out before they had the lock.
+    pub temporary_reads: u64,
+}
+
+/// What should not be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Anomalies {
+    /// All.
+    pub total: u64,
+    /// By kind, those that occurred.
+    pub by_kind: BTreeMap<&'static str, u64>,
+    /// The first ones.
+    pub first: Vec<AnomalyReport>,
+}
+
+/// One thing that should not be.
+#[derive(Clone, Debug, Serialize)]
+pub struct AnomalyReport {
+    /// What.
+    pub anomaly: &'static str,
+    /// When (`CLOCK_MONOTONIC`).
+    pub ts_ns: u64,
+    /// The event at which it showed.
+    pub kind: &'static str,
+    /// CPU.
+    pub cpu: u16,
+    /// The event's number on its CPU.
+    pub seq: u32,
+    /// Thread.
+    pub tid: u32,
+    /// The other thread in it.
+    pub other_tid: Option<u32>,
+    /// Command name.
+    pub comm: String,
+    /// Address space.
+    pub mm: Option<String>,
+    /// VMA.
+    pub vma: Option<String>,
+}
+
+/// What had to be forgotten.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct AgedReport {
+    /// Tasks; their counters are in the sums still.
+    pub tasks: u64,
+    /// VMAs.
+    pub vmas: u64,
+    /// Address spaces.
+    pub mms: u64,
+    /// Of all these, those that were in use: what they held counts as lost.
+    pub in_use: u64,
+}
+
+fn name(addresses: &Addresses, address: u64) -> Option<String> {
+    (address != 0).then(|| format!("{:016x}", addresses.show(address)))
+}
+
+impl Report {
+    /// Makes the report.
+    pub fn new(inputs: &Inputs<'_>) -> Self {
+        let Inputs { info, engine, .. } = inputs;
+        let totals = engine.totals();
+        let all = engine.all_tasks();
+        let aged = engine.aged();
+        let start = info.start_monotonic_ns;
+        let by_lock = |histograms: &[Histogram; 4], unknown: &[u64; 4]| {
+            let one = |&lock: &Lock| {
+                let at = lock as usize;
+                (lock.name(), Distribution::new(&histograms[at], unknown[at]))
+            };
+            Lock::ALL.iter().map(one).collect()
+        };
+        Self {
+            schema: SCHEMA,
+            source: info.source.clone(),
+            tracer_version: info.tracer_version.clone(),
+            kernel: Kernel {
+                release: info.kernel.release.clone(),
+                version: info.kernel.version.clone(),
+                machine: info.kernel.machine.clone(),
+                family: info.kernel.family,
+            },
+            complete: inputs.complete,
+            warnings: inputs.warnings.clone(),
+            filters: info.filters.clone(),
+            duration_ns: engine.now_ns().saturating_sub(start),
+            events: events(inputs),
+            cpus: cpus(inputs),
+            faults: all.faults().into(),
+            user_faults: all.user_faults.into(),
+            vmstat: Vmstat {
+                vma_lock_success: totals.vma_rounds_done,
+                vma_lock_retry: totals.vma_rounds_retried,
+                vma_lock_abort: totals.read_fails,
+                vma_lock_miss: totals.read_misses,
+            },
+            balance: balance(engine),
+            waits: by_lock(&totals.waits, &totals.waits_unknown),
+            holds: by_lock(&totals.holds, &totals.holds_unknown),
+            tasks: tasks(inputs),
+            mms: mms(inputs),
+            vmas: vmas(engine),
+            own: CountersReport::new(&engine.own_tasks()),
+            unseen: info.unseen.clone(),
+            anomalies: anomalies(inputs),
+            aged: AgedReport {
+                tasks: aged.tasks.0,
+                vmas: aged.vmas.0,
+                mms: aged.mms.0,
+                in_use: aged.tasks.1 + aged.vmas.1 + aged.mms.1,
+            },
+        }
+    }
+
+    /// As JSON, with a line end.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+fn events(inputs: &Inputs<'_>) -> Events {
+    let totals = inputs.engine.totals();
+    let order = inputs.order.stats();
+    let kinds = Kind::ALL.iter();
+    let provenances = [
+        Provenance::Observed,
+        Provenance::Derived,
+        Provenance::Bounded,
+        Provenance::Unknown,
+    ];
+    Events {
+        total: totals.events(),
+        received: totals.received,
+        derived: totals.derived,
+        gaps: totals.gaps,
+        missing: order.missing(),
+        dropped: inputs.losses.dropped(),
+        missed: inputs.losses.missed,
+        odd: Odd {
+            disordered: order.disordered,
+            late: order.late,
+            duplicates: order.duplicates,
+            unknown_kinds: order.unknown_kinds,
+        },
+        by_kind: kinds.map(|&kind| (kind.name(), totals.of_kind(kind))).collect(),
+        by_provenance: provenances
+            .iter()
+            .map(|&provenance| (provenance.name(), totals.by_provenance[provenance as usize]))
+            .collect(),
+    }
+}
+
+fn cpus(inputs: &Inputs<'_>) -> Vec<CpuReport> {
+    let counted: Vec<(u64, u64)> = inputs.order.by_cpu().collect();
+    let losses = &inputs.losses.cpus;
+    (0..counted.len().max(losses.len()))
+        .map(|cpu| {
+            let (received, missing) = counted.get(cpu).copied().unwrap_or_default();
+            let kernel = losses.get(cpu).copied().unwrap_or_default();
+            CpuReport {
+                cpu,
+                produced: kernel.produced,
+                received,
+                dropped: kernel.dropped,
+                missing,
+                balanced: kernel.produced == received + kernel.dropped,
+            }
+        })
+        .collect()
+}
+
+fn balance(engine: &Engine) -> BTreeMap<&'static str, BalanceReport> {
+    let held = engine.held();
+    let one = |&lock: &Lock| {
+        let books = engine.totals().balance[lock as usize];
+        let held = held[lock as usize];
+        let came = books.acquires + books.unknown_starts + books.converted_in;
+        let went = books.releases + books.converted_out + books.lost + held;
+        let report = BalanceReport {
+            acquires: books.acquires,
+            unknown_starts: books.unknown_starts,
+            converted_in: books.converted_in,
+            releases: books.releases,
+            converted_out: books.converted_out,
+            lost: books.lost,
+            held,
+            balanced: came == went,
+        };
+        (lock.name(), report)
+    };
+    Lock::ALL.iter().map(one).collect()
+}
+
+fn hold(addresses: &Addresses, hold: &Hold) -> HoldReport {
+    let has_range = hold.vm_end != 0;
+    HoldReport {
+        lock: hold.lock.name(),
+        certainty: hold.certainty.name(),
+        since_ns: hold.start_known.then_some(hold.since_ns),
+        mm: name(addresses, hold.mm),
+        vma: name(addresses, hold.vma),
+        vm_start: has_range.then_some(hold.vm_start),
+        vm_end: has_range.then_some(hold.vm_end),
+    }
+}
+
+fn wait(addresses: &Addresses, wait: &Wait) -> WaitReport {
+    WaitReport {
+        lock: wait.lock.name(),
+        certainty: wait.certainty.name(),
+        since_ns: wait.since_ns,
+        mm: name(addresses, wait.mm),
+        vma: name(addresses, wait.vma),
+    }
+}
+
+fn tasks(inputs: &Inputs<'_>) -> Vec<TaskReport> {
+    let one = |view: TaskView<'_>| {
+        let task = view.task();
+        TaskReport {
+            pid: task.pid,
+            tid: task.tid,
+            comm: text::comm(&task.comm).into_owned(),
+            is_self: task.pid == inputs.info.self_pid && task.pid != 0,
+            counters: CountersReport::new(&task.counters),
+            held: view.holds().map(|held| hold(inputs.addresses, &held)).collect(),
+            wait: view
+                .waits()
+                .next()
+                .map(|awaited| wait(inputs.addresses, &awaited)),
+        }
+    };
+    let mut tasks: Vec<TaskReport> = inputs.engine.tasks().map(one).collect();
+    tasks.sort_by_key(|task| (core::cmp::Reverse(task.counters.events), task.tid));
+    tasks
+}
+
+fn mms(inputs: &Inputs<'_>) -> Vec<MmReport> {
+    let mut views: Vec<_> = inputs.engine.mms().collect();
+    views.sort_by_key(|view| {
+        let sum: u64 = view.mm().acquires.iter().sum();
+        (core::cmp::Reverse(sum), view.mm().pid, view.address)
+    });
+    let one = |view: &crate::state::MmView<'_>| MmReport {
+        mm: name(inputs.addresses, view.address).unwrap_or_default(),
+        pid: view.mm().pid,
+        mm_lock_seq: view.mm().mm_lock_seq,
+        acquires: by_lock_name(&view.mm().acquires),
+        writer: view.writer(),
+        readers: view.readers().collect(),
+        waiters: view.waiters().collect(),
+        vmas_write_locked: view.write_locked().len() as u64,
+    };
+    views.iter().map(one).collect()
+}
+
+fn vmas(engine: &Engine) -> VmaReport {
+    let mut report = VmaReport {
+        recycled: engine.totals().recycled_vmas,
+        temporary_reads: engine.totals().temporary_reads,
+        ..VmaReport::default()
+    };
+    for view in engine.vmas() {
+        report.known += 1;
+        report.detached += u64::from(view.vma().detached);
+        report.read_locked += u64::from(view.readers().next().is_some());
+        report.write_locked += u64::from(view.writer().is_some());
+        report.awaited += u64::from(view.waiting_writer().is_some());
+    }
+    report
+}
+
+fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
+    let counts = &inputs.engine.totals().anomalies;
+    let one = |anomaly: &crate::state::Anomaly| AnomalyReport {
+        anomaly: anomaly.kind.name(),
+        ts_ns: anomaly.event.header.ts_ns,
+        kind: anomaly.event.kind.name(),
+        cpu: anomaly.event.header.cpu,
+        seq: anomaly.event.header.seq,
+        tid: anomaly.event.header.tid,
+        other_tid: (anomaly.other_tid != 0).then_some(anomaly.other_tid),
+        comm: text::comm(&anomaly.event.header.comm).into_owned(),
+        mm: anomaly.event.mm().and_then(|mm| name(inputs.addresses, mm)),
+        vma: anomaly.event.vma().and_then(|vma| name(inputs.addresses, vma)),
+    };
+    Anomalies {
+        total: counts.iter().sum(),
+        by_kind: AnomalyKind::ALL
+            .iter()
+            .map(|&kind| (kind.name(), counts[kind as usize]))
+            .filter(|&(_, count)| count > 0)
+            .collect(),
+        first: inputs.engine.anomalies().iter().map(one).collect(),
+    }
+}

@@ -1,0 +1,302 @@
+//! The report as tables of at most 80 columns.
+
+use std::io::{self, Write};
+
+use super::{Report, TaskReport};
+use crate::sink::text::{count, duration, fit};
+
+/// How tables look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// Whether headings are bold; to be had only on a terminal and without `NO_COLOR`.
+    pub bold: bool,
+    /// How many tasks and address spaces to list; the rest is counted.
+    pub rows: usize,
+}
+
+impl Style {
+    /// For standard output as it is: a terminal, `NO_COLOR` or a pipe.
+    pub fn for_stdout() -> Self {
+        use std::io::IsTerminal as _;
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            bold: !no_color && io::stdout().is_terminal(),
+            rows: 20,
+        }
+    }
+}
+
+/// Writes the report for people.
+///
+/// # Errors
+/// Those of `out`.
+pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut page = Page { out, style };
+    page.summary(report)?;
+    page.events(report)?;
+    page.locks(report)?;
+    page.faults(report)?;
+    page.tasks(report)?;
+    page.mms(report)?;
+    page.cpus(report)?;
+    page.unseen(report)?;
+    page.anomalies(report)
+}
+
+struct Page<'a, W> {
+    out: &'a mut W,
+    style: Style,
+}
+
+impl<W: Write> Page<'_, W> {
+    fn heading(&mut self, text: &str) -> io::Result<()> {
+        if self.style.bold {
+            writeln!(self.out, "\n\x1b[1m{text}\x1b[0m")
+        } else {
+            writeln!(self.out, "\n{text}")
+        }
+    }
+
+    fn summary(&mut self, report: &Report) -> io::Result<()> {
+        let events = &report.events;
+        let kernel = &report.kernel;
+        let seconds = report.duration_ns / 1_000_000_000;
+        let rate = events.received.checked_div(seconds.max(1)).unwrap_or(0);
+        writeln!(
+            self.out,
+            "kernel {} {}   source {}   {}   {} events/s",
+            kernel.release,
+            kernel.machine,
+            report.source,
+            duration(report.duration_ns),
+            count(rate)
+        )?;
+        writeln!(
+            self.out,
+            "events {}: {} received, {} derived, {} gaps",
+            count(events.total),
+            count(events.received),
+            count(events.derived),
+            count(events.gaps),
+        )?;
+        writeln!(
+            self.out,
+            "lost   {} dropped by a full ring buffer, {} missing, {} probe runs skipped",
+            count(events.dropped),
+            count(events.missing),
+            count(events.missed)
+        )?;
+        if !report.filters.is_empty() {
+            writeln!(self.out, "only   {}", report.filters.join(" "))?;
+        }
+        for warning in &report.warnings {
+            writeln!(self.out, "note   {warning}")?;
+        }
+        Ok(())
+    }
+
+    fn events(&mut self, report: &Report) -> io::Result<()> {
+        self.heading("EVENTS")?;
+        let kinds: Vec<_> = tracer_common::wire::Kind::ALL
+            .iter()
+            .map(|kind| (kind.name(), report.events.by_kind[kind.name()]))
+            .filter(|&(_, count)| count > 0)
+            .collect();
+        for pair in kinds.chunks(2) {
+            let mut line = String::new();
+            for (name, number) in pair {
+                line += &format!("{name:<18}{:>16}      ", count(*number));
+            }
+            writeln!(self.out, "{}", line.trim_end())?;
+        }
+        if kinds.is_empty() {
+            writeln!(self.out, "none")?;
+        }
+        Ok(())
+    }
+
+    fn locks(&mut self, report: &Report) -> io::Result<()> {
+        self.heading("LOCKS          taken     given back    held  start unknown   end unknown")?;
+        for (name, books) in &report.balance {
+            let mark = if books.balanced { "" } else { "  does not add up" };
+            writeln!(
+                self.out,
+                "{name:<10}{:>10}{:>15}{:>8}{:>15}{:>14}{mark}",
+                count(books.acquires + books.converted_in),
+                count(books.releases + books.converted_out),
+                count(books.held),
+                count(books.unknown_starts),
+                count(books.lost)
+            )?;
+        }
+        for (title, table) in [("WAITS", &report.waits), ("HOLDS", &report.holds)] {
+            self.heading(&format!(
+                "{title:<10}{:>12}{:>12}{:>11}{:>11}{:>11}{:>12}",
+                "count", "total", "half", "99 %", "longest", "unknown"
+            ))?;
+            for (name, times) in table {
+                if times.count + times.unknown == 0 {
+                    continue;
+                }
+                writeln!(
+                    self.out,
+                    "{name:<10}{:>12}{:>12}{:>11}{:>11}{:>11}{:>12}",
+                    count(times.count),
+                    duration(times.total_ns),
+                    duration(times.p50_ns),
+                    duration(times.p99_ns),
+                    duration(times.max_ns),
+                    count(times.unknown)
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn faults(&mut self, report: &Report) -> io::Result<()> {
+        self.heading("PAGE FAULTS      total      VMA lock   retried   mmap_lock   error  given up")?;
+        for (name, faults) in [("all", &report.faults), ("user", &report.user_faults)] {
+            writeln!(
+                self.out,
+                "{name:<8}{:>14}{:>14}{:>10}{:>12}{:>8}{:>10}",
+                count(faults.total),
+                count(faults.vma_lock),
+                count(faults.retried),
+                count(faults.mmap_lock),
+                count(faults.error),
+                count(faults.abandoned)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn tasks(&mut self, report: &Report) -> io::Result<()> {
+        self.heading(&format!(
+            "{:<7} {:<15}{:>9}{:>8}{:>8}{:>9}{:>10}{:>11}",
+            "TASK", "", "events", "mmap r", "mmap w", "faults", "waited", "worst hold"
+        ))?;
+        for task in report.tasks.iter().take(self.style.rows) {
+            self.task(task)?;
+        }
+        self.rest(report.tasks.len(), "tasks")
+    }
+
+    fn task(&mut self, task: &TaskReport) -> io::Result<()> {
+        let counters = &task.counters;
+        let waited = counters.waits.values().map(|wait| wait.total_ns).sum();
+        let worst = counters.holds.values().map(|hold| hold.max_ns).max();
+        let comm = if task.is_self {
+            format!("{} (self)", task.comm)
+        } else {
+            task.comm.clone()
+        };
+        writeln!(
+            self.out,
+            "{:<7} {:<15}{:>9}{:>8}{:>8}{:>9}{:>10}{:>11}",
+            task.tid,
+            fit(&comm, 15),
+            counters.events,
+            counters.acquires["mmap_read"],
+            counters.acquires["mmap_write"],
+            counters.faults.total,
+            duration(waited),
+            duration(worst.unwrap_or(0))
+        )?;
+        if let Some(wait) = &task.wait {
+            writeln!(self.out, "        waits for {} ({})", wait.lock, wait.certainty)?;
+        }
+        for (at, hold) in task.held.iter().enumerate() {
+            if at == 4 {
+                return writeln!(self.out, "        and {} more", task.held.len() - at);
+            }
+            let range = match (hold.vm_start, hold.vm_end) {
+                (Some(start), Some(end)) => format!(" of {start:x}-{end:x}"),
+                _ => String::new(),
+            };
+            writeln!(
+                self.out,
+                "        holds {}{range} ({})",
+                hold.lock, hold.certainty
+            )?;
+        }
+        Ok(())
+    }
+
+    fn mms(&mut self, report: &Report) -> io::Result<()> {
+        self.heading(&format!(
+            "{:<17} {:>8}{:>11}{:>11}{:>11}{:>11}",
+            "ADDRESS SPACE", "pid", "mmap r", "mmap w", "vma r", "vma w"
+        ))?;
+        for mm in report.mms.iter().take(self.style.rows) {
+            writeln!(
+                self.out,
+                "{:<17} {:>8}{:>11}{:>11}{:>11}{:>11}",
+                mm.mm,
+                mm.pid,
+                count(mm.acquires["mmap_read"]),
+                count(mm.acquires["mmap_write"]),
+                count(mm.acquires["vma_read"]),
+                count(mm.acquires["vma_write"])
+            )?;
+        }
+        self.rest(report.mms.len(), "address spaces")
+    }
+
+    fn rest(&mut self, all: usize, what: &str) -> io::Result<()> {
+        if all > self.style.rows {
+            writeln!(
+                self.out,
+                "and {} more {what}; --json has them all",
+                all - self.style.rows
+            )?;
+        }
+        Ok(())
+    }
+
+    fn cpus(&mut self, report: &Report) -> io::Result<()> {
+        self.heading("CPU        produced      received       dropped       missing")?;
+        for cpu in &report.cpus {
+            let mark = if cpu.balanced { "" } else { "  does not add up" };
+            writeln!(
+                self.out,
+                "{:<5}{:>14}{:>14}{:>14}{:>14}{mark}",
+                cpu.cpu,
+                count(cpu.produced),
+                count(cpu.received),
+                count(cpu.dropped),
+                count(cpu.missing)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn unseen(&mut self, report: &Report) -> io::Result<()> {
+        if report.unseen.is_empty() {
+            return Ok(());
+        }
+        self.heading("NOT SEEN on this kernel")?;
+        for unseen in &report.unseen {
+            let line = format!("{} in {}: {}", unseen.operation, unseen.function, unseen.reason);
+            writeln!(self.out, "{}", fit(&line, 80))?;
+        }
+        Ok(())
+    }
+
+    fn anomalies(&mut self, report: &Report) -> io::Result<()> {
+        if report.anomalies.total == 0 {
+            return Ok(());
+        }
+        self.heading("ANOMALIES: what should not be, with no gap to explain it")?;
+        for (name, number) in &report.anomalies.by_kind {
+            writeln!(self.out, "{name:<28}{:>12}", count(*number))?;
+        }
+        for anomaly in report.anomalies.first.iter().take(5) {
+            let line = format!(
+                "  {} at {} ns: {} by {} ({})",
+                anomaly.anomaly, anomaly.ts_ns, anomaly.kind, anomaly.tid, anomaly.comm
+            );
+            writeln!(self.out, "{}", fit(&line, 80))?;
+        }
+        Ok(())
+    }
+}

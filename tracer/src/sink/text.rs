@@ -1,0 +1,131 @@
+//! Numbers, times and names as people read them.
+
+use core::fmt::Write as _;
+use std::borrow::Cow;
+
+/// A command name that is safe to print: control bytes are escaped, invalid UTF-8 is replaced. A
+/// name is whatever its owner sets it to, escape sequences for the terminal included.
+pub fn comm(raw: &[u8]) -> Cow<'_, str> {
+    let end = raw.iter().position(|&byte| byte == 0).unwrap_or(raw.len());
+    let text = String::from_utf8_lossy(&raw[..end]);
+    if text.chars().all(is_harmless) {
+        return text;
+    }
+    let mut safe = String::new();
+    for char in text.chars() {
+        if is_harmless(char) {
+            safe.push(char);
+        } else {
+            safe.extend(char.escape_default());
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Neither a control character nor one that turns the direction of the text around it.
+fn is_harmless(char: char) -> bool {
+    !char.is_control()
+        && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A count with its thousands apart: `1,234,567`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A duration with three digits and its unit: `12.3 ms`.
+pub fn duration(ns: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("ns", 1), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)];
+    if ns < 1_000 {
+        return format!("{ns} ns");
+    }
+    // The largest unit of which there is at least one, so that three digits say it.
+    let (unit, size) = UNITS
+        .iter()
+        .rev()
+        .find(|(_, size)| ns >= *size)
+        .copied()
+        .unwrap_or(UNITS[0]);
+    let whole = ns / size;
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = match whole {
+        0..10 => write!(text, "{whole}.{:02}", ns % size * 100 / size),
+        10..100 => write!(text, "{whole}.{:01}", ns % size * 10 / size),
+        _ => write!(
+            text,
+            "{}",
+            if unit == "s" {
+                count(whole)
+            } else {
+                whole.to_string()
+            }
+        ),
+    };
+    text.push(' ');
+    text.push_str(unit);
+    text
+}
+
+/// At most `width` characters; what is cut off ends in `…`.
+pub fn fit(text: &str, width: usize) -> Cow<'_, str> {
+    if text.chars().count() <= width {
+        return Cow::Borrowed(text);
+    }
+    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    cut.push('…');
+    Cow::Owned(cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_talk_to_the_terminal() {
+        assert_eq!(comm(b"cat\0junk"), "cat");
+        assert_eq!(comm(b"\x1b[31mred\x07"), "\\u{1b}[31mred\\u{7}");
+        assert_eq!(comm("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(comm(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+        assert_eq!(comm("größe".as_bytes()), "größe");
+    }
+
+    #[test]
+    fn counts_have_their_thousands_apart() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_000), "1,000");
+        assert_eq!(count(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn durations_have_three_digits() {
+        let cases = [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.00 µs"),
+            (12_345, "12.3 µs"),
+            (999_999, "999 µs"),
+            (1_234_567, "1.23 ms"),
+            (61_000_000_000, "61.0 s"),
+            (4_000_000_000_000, "4,000 s"),
+        ];
+        for (ns, text) in cases {
+            assert_eq!(duration(ns), text);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut() {
+        assert_eq!(fit("kworker/0:1", 20), "kworker/0:1");
+        assert_eq!(fit("kworker/0:1", 6), "kwork…");
+    }
+}
