@@ -11,5 +11,7 @@ pub mod kernel;
 pub mod logger;
 pub mod order;
 pub mod probe;
+pub mod recording;
+pub mod sink;
 pub mod source;
 pub mod state;

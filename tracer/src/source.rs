@@ -1,6 +1,7 @@
 //! Where events come from: a live kernel, a recording, or the bundled lock. All give the same type.
 
 pub mod live;
+pub mod replay;
 mod ring;
 
 use std::time::Duration;
