@@ -1,0 +1,524 @@
+//! Runs every scenario in `tests/scenarios/`: events in, state and derived events out.
+//!
+//! One thing a line; `#` starts a comment. Anything that is not understood fails the test.
+//!
+//! ```text
+//! releases observed            every release of a VMA read lock is seen (else they are derived)
+//! acquires unseen              some acquires happen at places that are not seen
+//! site 1 lock_next_vma         where events with site=1 come from; a number behind it is their bound in ns
+//! limits 2 2 2                 at most so many tasks, VMAs, mms
+//! 10 mmap_start t1 m1 write    time, kind, task, then mm, vma and fields in any order
+//! 20 gap cpu=1 missing=3
+//! < vma_read_release t1 v1 bounded 5    derived and handed on before the last event; bound in ns or -
+//! > vma_read_release t1 v1 derived -    the same, after it
+//! = mmap_downgrade                      the last event was handed on as this kind
+//! t1 holds mmap_write(m1)@10/observed vma_read(v1)@?12/bounded    all that it holds; `@?`: start not seen
+//! t1 waits mmap_read(m1)@5/observed     or `-` for nothing; so below
+//! t1 faults vma_lock=1 retried=2        those named, all others are 0
+//! v1 readers t1 t2 · v1 writer t1 · v1 awaited t1 · v1 detached yes
+//! m1 readers t1 · m1 writer t1 · m1 waiters t1 t2
+//! count unknown_starts/mmap_read 1
+//! anomaly write_of_read_locked 1        all others must not occur
+//! ```
+//!
+//! Derived events must all be named, in order. After every event the books must balance.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
+use tracer::state::{AnomalyKind, Engine, Limits, Lock, Meta};
+use tracer_common::wire::{Event, Kind, fault, flag};
+
+type Result<T> = std::result::Result<T, String>;
+
+#[test]
+fn all_scenarios_hold() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "scn"))
+        .collect();
+    files.sort();
+    assert!(files.len() >= 25, "scenarios are missing");
+    let mut failures = String::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        let name = file.file_name().unwrap().to_string_lossy();
+        if let Err((line, error)) = run(&text) {
+            let _ = writeln!(failures, "{name}:{line}: {error}");
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+}
+
+#[test]
+fn what_is_not_understood_is_refused() {
+    for bad in [
+        "10 mmap_start t1 m1 wriite",
+        "10 mmap_begin t1 m1",
+        "10 mmap_start m1",
+        "ten mmap_start t1 m1",
+        "10 fault_begin t1 v1 flags=vma,wrong",
+        "t1 keeps -",
+        "count something 1",
+        "anomaly something 1",
+        "anomaly double_read 1",
+        "10 mmap_start t1 m1\nt1 waits mmap_read(m1)@10",
+        "10 mmap_start t1 m1\nt1 waits -",
+        "10 fault_end t1 m1 v1 flags=vma",
+    ] {
+        assert!(run(bad).is_err(), "{bad}");
+    }
+}
+
+fn run(text: &str) -> std::result::Result<(), (usize, String)> {
+    let mut scenario = Scenario::default();
+    let mut last = 0;
+    for (at, line) in text.lines().enumerate() {
+        last = at + 1;
+        let line = line.split('#').next().unwrap_or("").trim();
+        if !line.is_empty() {
+            scenario.line(line).map_err(|error| (last, error))?;
+        }
+    }
+    scenario.finish().map_err(|error| (last, error))
+}
+
+#[derive(Default)]
+struct Scenario {
+    info: SourceInfo,
+    limits: Option<Limits>,
+    engine: Option<Engine>,
+    seq: u32,
+    /// What the last event led to: marker and description.
+    handed_on: Vec<(char, String)>,
+    expected_anomalies: BTreeMap<String, u64>,
+}
+
+impl Scenario {
+    fn line(&mut self, line: &str) -> Result<()> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[0] {
+            "releases" | "acquires" | "site" | "limits" => self.set_up(&words),
+            "<" | ">" | "=" => self.expect_event(&words),
+            "count" => self.expect_count(&words),
+            "anomaly" => self.expect_anomaly(&words),
+            first if first.starts_with(|c: char| c.is_ascii_digit()) => {
+                self.all_named()?;
+                self.event(&words)
+            }
+            first if is_name(first, 't') => self.expect_task(&words),
+            first if is_name(first, 'v') => self.expect_vma(&words),
+            first if is_name(first, 'm') => self.expect_mm(&words),
+            first => Err(format!("'{first}' starts no line")),
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.all_named()?;
+        let engine = self.engine.as_ref().ok_or("no event")?;
+        for kind in AnomalyKind::ALL {
+            let found = engine.totals().anomalies[kind as usize];
+            let expected = self.expected_anomalies.get(kind.name()).copied().unwrap_or(0);
+            same("anomaly", kind.name(), &found, &expected)?;
+        }
+        Ok(())
+    }
+
+    fn set_up(&mut self, words: &[&str]) -> Result<()> {
+        if self.engine.is_some() {
+            return Err("comes after the first event".into());
+        }
+        match words {
+            ["releases", "observed"] => {
+                self.info.sites.push(SiteInfo {
+                    operation: "vma_read_release".into(),
+                    function: "vma_refcount_put".into(),
+                    provenance: "observed".into(),
+                    attached: true,
+                    ..SiteInfo::default()
+                });
+            }
+            ["acquires", "unseen"] => self.info.unseen.push(UnseenInfo {
+                operation: "vma_read_acquire".into(),
+                ..UnseenInfo::default()
+            }),
+            ["site", number, function, bound @ ..] => {
+                let at: usize = parse(number)?;
+                if at >= self.info.sites.len() {
+                    let observed = SiteInfo {
+                        provenance: "observed".into(),
+                        ..SiteInfo::default()
+                    };
+                    self.info.sites.resize(at + 1, observed);
+                }
+                self.info.sites[at].function = (*function).into();
+                self.info.sites[at].bound_ns = match bound {
+                    [] => None,
+                    [ns] => Some(parse(ns)?),
+                    _ => return Err("one bound at most".into()),
+                };
+            }
+            ["limits", tasks, vmas, mms] => {
+                self.limits = Some(Limits {
+                    tasks: parse(tasks)?,
+                    vmas: parse(vmas)?,
+                    mms: parse(mms)?,
+                });
+            }
+            _ => return Err("not understood".into()),
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, words: &[&str]) -> Result<()> {
+        let [time, kind, fields @ ..] = words else {
+            return Err("an event has a time and a kind".into());
+        };
+        let kind = Kind::from_name(kind).ok_or_else(|| format!("no kind {kind}"))?;
+        let mut event = Event::synthetic(kind, parse(time)?);
+        event.header.seq = self.seq;
+        self.seq += 1;
+        event.header.comm[..4].copy_from_slice(b"task");
+        for field in fields {
+            set_field(&mut event, field)?;
+        }
+        if kind != Kind::Gap && event.header.tid == 0 {
+            return Err("an event has a task".into());
+        }
+        let engine = self
+            .engine
+            .get_or_insert_with(|| Engine::with_limits(&self.info, self.limits.unwrap_or_default()));
+        let handed_on = &mut self.handed_on;
+        handed_on.clear();
+        let mut own = 0;
+        engine.apply(&event, &mut |out, meta| {
+            if meta.derived {
+                let place = if own == 0 { '<' } else { '>' };
+                handed_on.push((place, describe(out, meta)));
+                assert_eq!(
+                    (out.header.cpu, out.header.seq),
+                    (event.header.cpu, event.header.seq)
+                );
+                assert_eq!(out.provenance(), meta.provenance);
+            } else {
+                own += 1;
+                if out.kind != event.kind {
+                    handed_on.push(('=', out.kind.name().into()));
+                }
+            }
+        });
+        if own != 1 {
+            return Err(format!("the event itself was handed on {own} times"));
+        }
+        check_books(engine)
+    }
+
+    fn all_named(&self) -> Result<()> {
+        match self.handed_on.first() {
+            Some((marker, text)) => Err(format!("not expected by the lines above: {marker} {text}")),
+            None => Ok(()),
+        }
+    }
+
+    fn expect_event(&mut self, words: &[&str]) -> Result<()> {
+        let wanted = words.join(" ");
+        if self.handed_on.is_empty() {
+            return Err("nothing was derived here".into());
+        }
+        let (marker, text) = self.handed_on.remove(0);
+        same("derived", "event", &format!("{marker} {text}"), &wanted)
+    }
+
+    fn expect_task(&mut self, words: &[&str]) -> Result<()> {
+        let engine = self.engine.as_ref().ok_or("no event yet")?;
+        let tid: u32 = parse(&words[0][1..])?;
+        let view = engine.tasks().find(|view| view.task().tid == tid);
+        let [_, what, values @ ..] = words else {
+            return Err("what of it?".into());
+        };
+        let found: Vec<String> = match *what {
+            "holds" => view
+                .iter()
+                .flat_map(tracer::state::TaskView::holds)
+                .map(|hold| {
+                    let start = if hold.start_known { "" } else { "?" };
+                    let lock = lock_name(hold.lock, hold.mm, hold.vma);
+                    format!("{lock}@{start}{}/{}", hold.since_ns, hold.certainty.name())
+                })
+                .collect(),
+            "waits" => view
+                .iter()
+                .flat_map(tracer::state::TaskView::waits)
+                .map(|wait| {
+                    let lock = lock_name(wait.lock, wait.mm, wait.vma);
+                    format!("{lock}@{}/{}", wait.since_ns, wait.certainty.name())
+                })
+                .collect(),
+            "faults" => {
+                let faults = view.map(|view| view.task().counters.faults()).unwrap_or_default();
+                [
+                    ("vma_lock", faults.vma_lock),
+                    ("retried", faults.retried),
+                    ("mmap_lock", faults.mmap_lock),
+                    ("error", faults.error),
+                    ("abandoned", faults.abandoned),
+                ]
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| format!("{name}={count}"))
+                .collect()
+            }
+            _ => return Err(format!("a task has no {what}")),
+        };
+        same(words[0], what, &or_dash(&found), &values.join(" "))
+    }
+
+    fn expect_vma(&mut self, words: &[&str]) -> Result<()> {
+        let engine = self.engine.as_ref().ok_or("no event yet")?;
+        let address = address_of(words[0])?;
+        let view = engine.vmas().find(|view| view.address == address);
+        let [_, what, values @ ..] = words else {
+            return Err("what of it?".into());
+        };
+        let found = match (*what, &view) {
+            ("readers" | "writer" | "awaited" | "detached", None) => "?".into(),
+            ("readers", Some(view)) => tids(view.readers()),
+            ("writer", Some(view)) => tids(view.writer()),
+            ("awaited", Some(view)) => tids(view.waiting_writer()),
+            ("detached", Some(view)) => if view.vma().detached { "yes" } else { "no" }.into(),
+            _ => return Err(format!("a VMA has no {what}")),
+        };
+        same(words[0], what, &found, &values.join(" "))
+    }
+
+    fn expect_mm(&mut self, words: &[&str]) -> Result<()> {
+        let engine = self.engine.as_ref().ok_or("no event yet")?;
+        let address = address_of(words[0])?;
+        let view = engine.mms().find(|view| view.address == address);
+        let [_, what, values @ ..] = words else {
+            return Err("what of it?".into());
+        };
+        let found = match (*what, &view) {
+            ("readers" | "writer" | "waiters", None) => "?".into(),
+            ("readers", Some(view)) => tids(view.readers()),
+            ("writer", Some(view)) => tids(view.writer()),
+            ("waiters", Some(view)) => tids(view.waiters()),
+            _ => return Err(format!("an address space has no {what}")),
+        };
+        same(words[0], what, &found, &values.join(" "))
+    }
+
+    fn expect_count(&mut self, words: &[&str]) -> Result<()> {
+        let engine = self.engine.as_ref().ok_or("no event yet")?;
+        let [_, name, number] = words else {
+            return Err("a count has a name and a number".into());
+        };
+        let totals = engine.totals();
+        let aged = engine.aged();
+        let found = match name.split_once('/') {
+            Some((name, lock)) => {
+                let lock = Lock::ALL
+                    .iter()
+                    .find(|known| known.name() == lock)
+                    .ok_or_else(|| format!("no lock {lock}"))?;
+                let at = *lock as usize;
+                let books = &totals.balance[at];
+                match name {
+                    "acquires" => books.acquires,
+                    "unknown_starts" => books.unknown_starts,
+                    "releases" => books.releases,
+                    "lost" => books.lost,
+                    "waits" => totals.waits[at].count(),
+                    "waits_unknown" => totals.waits_unknown[at],
+                    "wait_max" => totals.waits[at].max_ns(),
+                    "holds" => totals.holds[at].count(),
+                    "holds_unknown" => totals.holds_unknown[at],
+                    "hold_max" => totals.holds[at].max_ns(),
+                    _ => return Err(format!("no count {name}")),
+                }
+            }
+            None => match *name {
+                "gaps" => totals.gaps,
+                "missing" => totals.missing,
+                "derived" => totals.derived,
+                "temporary_reads" => totals.temporary_reads,
+                "non_owner_releases" => totals.non_owner_releases,
+                "recycled_vmas" => totals.recycled_vmas,
+                "reused_tids" => totals.reused_tids,
+                "read_fails" => totals.read_fails,
+                "read_misses" => totals.read_misses,
+                "rounds_done" => totals.vma_rounds_done,
+                "rounds_retried" => totals.vma_rounds_retried,
+                "aged_tasks" => aged.tasks.0,
+                "aged_vmas" => aged.vmas.0,
+                "aged_mms" => aged.mms.0,
+                _ => return Err(format!("no count {name}")),
+            },
+        };
+        same("count", name, &found, &parse(number)?)
+    }
+
+    fn expect_anomaly(&mut self, words: &[&str]) -> Result<()> {
+        let [_, name, number] = words else {
+            return Err("an anomaly has a name and a number".into());
+        };
+        if !AnomalyKind::ALL.iter().any(|kind| kind.name() == *name) {
+            return Err(format!("no anomaly {name}"));
+        }
+        self.expected_anomalies.insert((*name).into(), parse(number)?);
+        Ok(())
+    }
+}
+
+fn set_field(event: &mut Event, field: &str) -> Result<()> {
+    if is_name(field, 't') {
+        let (tid, pid) = field[1..].split_once('/').unwrap_or((&field[1..], &field[1..]));
+        event.header.tid = parse(tid)?;
+        event.header.pid = parse(pid)?;
+        return Ok(());
+    }
+    if is_name(field, 'm') {
+        event.header.flags |= flag::MM;
+        event.body.mm = address_of(field)?;
+        return Ok(());
+    }
+    if is_name(field, 'v') {
+        event.header.flags |= flag::VMA;
+        event.body.vma = address_of(field)?;
+        return Ok(());
+    }
+    match field.split_once('=').unwrap_or((field, "")) {
+        ("write", "") => event.header.flags |= flag::WRITE,
+        ("non_owner", "") => event.header.flags |= flag::NON_OWNER,
+        ("cpu", value) => event.header.cpu = parse(value)?,
+        ("site", value) => event.header.site = parse(value)?,
+        ("missing" | "errno", value) => event.body.arg = parse(value)?,
+        ("range", value) => {
+            let (start, end) = value.split_once('-').ok_or("a range is START-END")?;
+            event.header.flags |= flag::RANGE;
+            event.body.vm_start = hex(start)?;
+            event.body.vm_end = hex(end)?;
+        }
+        ("refcnt", value) => {
+            event.header.flags |= flag::REFCNT;
+            event.body.vm_refcnt = u32::try_from(hex(value)?).map_err(|error| error.to_string())?;
+        }
+        ("flags", value) => {
+            for name in value.split(',') {
+                event.body.arg |= 1
+                    << 16
+                    << match name {
+                        "vma" => fault::FLAG_VMA_LOCK.trailing_zeros(),
+                        "user" => fault::FLAG_USER.trailing_zeros(),
+                        "tried" => fault::FLAG_TRIED.trailing_zeros(),
+                        "write" => fault::FLAG_WRITE.trailing_zeros(),
+                        "remote" => fault::FLAG_REMOTE.trailing_zeros(),
+                        _ => return Err(format!("no fault flag {name}")),
+                    };
+            }
+        }
+        ("result", value) => {
+            event.body.arg |= u32::from(match value {
+                "retry" => fault::RESULT_RETRY,
+                "completed" => fault::RESULT_COMPLETED,
+                "major" => fault::RESULT_MAJOR,
+                "sigbus" => 2,
+                _ => return Err(format!("no fault result {value}")),
+            });
+        }
+        _ => return Err(format!("no field {field}")),
+    }
+    Ok(())
+}
+
+fn describe(event: &Event, meta: &Meta) -> String {
+    let bound = meta.bound_ns.map_or("-".into(), |ns| ns.to_string());
+    let vma = event
+        .vma()
+        .map_or(String::new(), |vma| format!(" {}", name_of(vma)));
+    format!(
+        "{} t{}{vma} {} {bound}",
+        event.kind.name(),
+        event.header.tid,
+        meta.provenance.name()
+    )
+}
+
+/// What was taken was given back, is held or is known to be lost; and both sides of every hold agree.
+fn check_books(engine: &Engine) -> Result<()> {
+    let held = engine.held();
+    for lock in Lock::ALL {
+        let books = &engine.totals().balance[lock as usize];
+        let came = books.acquires + books.unknown_starts + books.converted_in;
+        let went = books.releases + books.converted_out + books.lost + held[lock as usize];
+        same("books of", lock.name(), &came, &went)?;
+    }
+    for view in engine.vmas() {
+        for tid in view.readers() {
+            let task = engine.tasks().find(|task| task.task().tid == tid);
+            let holds = task.is_some_and(|task| task.holds().any(|hold| hold.vma == view.address));
+            if !holds {
+                return Err(format!(
+                    "t{tid} reads {} and does not know",
+                    name_of(view.address)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same<T: PartialEq + std::fmt::Display>(what: &str, of: &str, found: &T, expected: &T) -> Result<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("{what} {of}: found '{found}', expected '{expected}'"))
+    }
+}
+
+fn is_name(word: &str, letter: char) -> bool {
+    word.strip_prefix(letter)
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// `m1`, `v1`: kernel addresses that can be told apart and led back.
+fn address_of(name: &str) -> Result<u64> {
+    let number: u64 = parse(&name[1..])?;
+    Ok(match name.as_bytes()[0] {
+        b'm' => 0xffff_8880_0000_0000,
+        _ => 0xffff_8881_0000_0000,
+    } + (number << 8))
+}
+
+fn name_of(address: u64) -> String {
+    let letter = if address >> 32 == 0xffff_8880 { 'm' } else { 'v' };
+    format!("{letter}{}", (address & 0xffff_ffff) >> 8)
+}
+
+fn lock_name(lock: Lock, mm: u64, vma: u64) -> String {
+    format!("{}({})", lock.name(), name_of(if vma == 0 { mm } else { vma }))
+}
+
+fn tids(tids: impl IntoIterator<Item = u32>) -> String {
+    or_dash(&tids.into_iter().map(|tid| format!("t{tid}")).collect::<Vec<_>>())
+}
+
+fn or_dash(words: &[String]) -> String {
+    if words.is_empty() {
+        "-".into()
+    } else {
+        words.join(" ")
+    }
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> {
+    text.parse().map_err(|error| format!("'{text}': {error}"))
+}
+
+fn hex(text: &str) -> Result<u64> {
+    u64::from_str_radix(text, 16).map_err(|error| format!("'{text}': {error}"))
+}
