@@ -37,6 +37,8 @@ const KERNEL_SUITES: [&str; 5] = [
 pub(crate) struct Apt {
     dir: PathBuf,
     codename: String,
+    /// What sources.list says.
+    sources: String,
     _lock: File,
 }
 
@@ -51,18 +53,15 @@ impl Apt {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).with_context(|| format!("creating {}", sub.display()))?;
         }
-        let path = dir.join("lock");
-        let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        ui::step("waiting for another xtask that is using apt", || {
-            lock.lock().with_context(|| format!("locking {}", path.display()))
-        })?;
+        let lock = ws::lock(&dir, "waiting for another xtask that is using apt")?;
         let codename = codename()?;
-        let apt = Self {
+        let mut apt = Self {
             dir,
             codename,
+            sources: String::new(),
             _lock: lock,
         };
-        let sources = apt.sources(suites)?;
+        apt.sources = apt.sources(suites)?;
         let conf = format!(
             "Dir::State::Lists \"{0}/lists\";\nDir::Cache \"{0}/cache\";\nDir::Etc::SourceList \"{0}/sources.list\";\n\
              Dir::Etc::SourceParts \"-\";\nAcquire::Languages \"none\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
@@ -73,7 +72,7 @@ impl Apt {
              // The cache may lie where apt's unprivileged user cannot go.\nAPT::Sandbox::User \"root\";\n",
             apt.dir.display()
         );
-        for (name, text) in [("sources.list", &sources), ("apt.conf", &conf)] {
+        for (name, text) in [("sources.list", &apt.sources), ("apt.conf", &conf)] {
             let path = apt.dir.join(name);
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         }
@@ -138,8 +137,18 @@ impl Apt {
         self.dir.join("fetched").exists()
     }
 
+    /// Fetches the index, unless it was fetched within the hour: ten kernels fetched one after another need one.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let fetched = fs::metadata(self.dir.join("fetched")).and_then(|m| m.modified());
+        let young = fetched.is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() < 3600));
+        if young && fs::read_to_string(self.dir.join("fetched")).is_ok_and(|s| s == self.sources) {
+            return Ok(());
+        }
+        self.update()
+    }
+
     /// Fetches the index.
-    pub(crate) fn update(&self) -> Result<()> {
+    fn update(&self) -> Result<()> {
         let mut command = self.command("apt-get");
         // A suite that cannot be had is an error, not a warning.
         command.args(["-o", "APT::Update::Error-Mode=any", "update"]);
@@ -149,7 +158,7 @@ impl Apt {
             &self.dir.join("update.log"),
         )?;
         let stamp = self.dir.join("fetched");
-        fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
+        fs::write(&stamp, &self.sources).with_context(|| format!("writing {}", stamp.display()))
     }
 
     /// The names of all packages that begin so.
@@ -159,12 +168,8 @@ impl Apt {
     }
 
     /// The version that apt would take, if there is one.
-    pub(crate) fn candidate(&self, package: &str, release: Option<&str>) -> Result<Option<String>> {
-        let mut command = self.command("apt-cache");
-        if let Some(release) = release {
-            command.args(["-t", release]);
-        }
-        let out = ws::capture(command.args(["policy", package]))?;
+    pub(crate) fn candidate(&self, package: &str) -> Result<Option<String>> {
+        let out = ws::capture(self.command("apt-cache").args(["policy", package]))?;
         let found = out.lines().find_map(|l| l.trim().strip_prefix("Candidate: "));
         Ok(found.filter(|v| *v != "(none)").map(ToOwned::to_owned))
     }

@@ -122,7 +122,7 @@ pub(crate) fn qemu() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let apt = Apt::open(Suites::Machine)?;
-    apt.update()?;
+    apt.refresh()?;
     let why = match &installed {
         Some(((major, minor), _)) => format!(
             "a virtual machine (QEMU {major}.{minor} is installed, but it resets guests at random; {QEMU_OLDEST} or later does not)"
@@ -181,7 +181,7 @@ pub(crate) fn kernel_build() -> Result<()> {
         return Ok(());
     }
     let apt = Apt::open(Suites::Machine)?;
-    apt.update()?;
+    apt.refresh()?;
     apt.install(&missing, "building the oracle kernel")
 }
 
@@ -202,9 +202,9 @@ pub(crate) fn busybox() -> Result<PathBuf> {
     if let Some(version) = cached() {
         return Ok(store.join(version).join("busybox"));
     }
-    apt.update()?;
+    apt.refresh()?;
     let version = apt
-        .candidate(PACKAGE, None)?
+        .candidate(PACKAGE)?
         .with_context(|| format!("Debian's archive has no {PACKAGE}"))?;
     let dir = store.join(&version);
     ws::atomically(&dir, |new| {

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -37,7 +37,19 @@ pub(crate) struct Kernel {
     pub(crate) version: String,
     /// The image.
     pub(crate) image: PathBuf,
+    /// Modules that the guest needs to reach the host, in the order in which to load them.
+    pub(crate) modules: Vec<PathBuf>,
 }
+
+/// What reaches the host over virtio serial ports. Built in from 6.12 on; Debian's 6.1 has them as modules.
+const MODULES: [&str; 6] = [
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_console",
+];
 
 /// One line of `vm list`.
 #[derive(Debug)]
@@ -62,6 +74,7 @@ pub(crate) fn get(name: &str) -> Result<Kernel> {
         return Ok(Kernel {
             version: name.to_owned(),
             image,
+            modules: Vec::new(),
         });
     }
     if let Some(kernel) = cached(name)? {
@@ -81,7 +94,7 @@ pub(crate) fn get(name: &str) -> Result<Kernel> {
     if let Some(kernel) = cached(name)? {
         return Ok(kernel);
     }
-    apt.update()?;
+    apt.refresh()?;
     let version =
         newest(&apt, name)?.with_context(|| format!("Debian's archive has no kernel {name} any more"))?;
     fetch(&apt, &version)
@@ -105,7 +118,7 @@ pub(crate) fn list() -> Result<Vec<Listed>> {
             let index = index.get_or_insert_with(|| {
                 let apt = Apt::open(Suites::Kernels)?;
                 if !apt.has_index() {
-                    apt.update()?;
+                    apt.refresh()?;
                 }
                 Ok(apt)
             });
@@ -141,10 +154,28 @@ fn cached(name: &str) -> Result<Option<Kernel>> {
         .filter_map(|e| e.file_name().into_string().ok())
         .collect();
     let found = pick(versions.iter().map(String::as_str), name).map(ToOwned::to_owned);
-    Ok(found.map(|version| Kernel {
-        image: store.join(&version).join("vmlinuz"),
+    found
+        .map(|version| load(&store.join(&version), version))
+        .transpose()
+}
+
+/// A kernel from its folder in the cache.
+fn load(dir: &Path, version: String) -> Result<Kernel> {
+    let mut modules = Vec::new();
+    for module in MODULES {
+        let path = dir.join(format!("{module}.ko"));
+        if path
+            .try_exists()
+            .with_context(|| format!("looking for {}", path.display()))?
+        {
+            modules.push(path);
+        }
+    }
+    Ok(Kernel {
         version,
-    }))
+        image: dir.join("vmlinuz"),
+        modules,
+    })
 }
 
 fn newest(apt: &Apt, name: &str) -> Result<Option<String>> {
@@ -185,17 +216,38 @@ fn fetch(apt: &Apt, version: &str) -> Result<Kernel> {
                 if image.is_file() {
                     let to = new.join("vmlinuz");
                     fs::copy(&image, &to).with_context(|| format!("copying to {}", to.display()))?;
-                    return Ok(());
+                    return copy_modules(unpacked.path(), new);
                 }
             }
             tried.push(package);
         }
         bail!("no kernel image for {version} in {tried:?}")
     })?;
-    Ok(Kernel {
-        version: version.to_owned(),
-        image: dir.join("vmlinuz"),
-    })
+    load(&dir, version.to_owned())
+}
+
+/// Copies those of [`MODULES`] that a package holds; the others are built in.
+fn copy_modules(from: &Path, to: &Path) -> Result<()> {
+    let mut dirs = vec![from.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let reading = || format!("reading {}", dir.display());
+        for entry in fs::read_dir(&dir).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
+            let path = entry.path();
+            if entry.file_type().with_context(reading)?.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "ko")
+                && path
+                    .file_stem()
+                    .and_then(|s| s.to_str())
+                    .is_some_and(|s| MODULES.contains(&s))
+            {
+                let to = to.join(entry.file_name());
+                fs::copy(&path, &to).with_context(|| format!("copying to {}", to.display()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Debian's order of versions, as `dpkg --compare-versions` has it, for versions without an epoch: runs of

@@ -55,6 +55,7 @@ pub(crate) fn cached() -> Result<Option<Kernel>> {
     Ok(newest.map(|name| Kernel {
         image: store.join(&name).join("bzImage"),
         version: name,
+        modules: Vec::new(),
     }))
 }
 
@@ -64,21 +65,19 @@ pub(crate) fn get() -> Result<Kernel> {
         return Ok(kernel);
     }
     deps::kernel_build()?;
-    // Its lock is held to the end, so that two xtasks do not build the same kernel side by side.
-    let apt = Apt::open(Suites::Kernels)?;
+    // Two xtasks do not build the same kernel side by side; apt is free for others meanwhile.
+    let store = store()?;
+    let _lock = ws::lock(&store, "waiting for another xtask that builds the oracle kernel")?;
     if let Some(kernel) = cached()? {
         return Ok(kernel);
     }
-    apt.update()?;
-    let version = apt
-        .candidate(SOURCE, None)?
-        .with_context(|| format!("Debian's archive has no {SOURCE} any more"))?;
+    let work = ws::Scratch::new(Some(&store))?;
+    let version = fetch(work.path())?;
     let name = format!("{version}-{}", key());
-    let dir = store()?.join(&name);
+    let dir = store.join(&name);
     let logs = ws::target().join("oracle");
     ws::atomically(&dir, |new| {
-        let work = ws::Scratch::new(new.parent())?;
-        let tree = sources(&apt, work.path(), &logs)?;
+        let tree = unpack(work.path(), &logs)?;
         configure(&tree, &logs)?;
         compile(&tree, &logs)?;
         for (from, to) in [
@@ -94,11 +93,21 @@ pub(crate) fn get() -> Result<Kernel> {
     Ok(Kernel {
         image: dir.join("bzImage"),
         version: name,
+        modules: Vec::new(),
     })
 }
 
-fn sources(apt: &Apt, work: &Path, logs: &Path) -> Result<PathBuf> {
+/// Fetches the source package and returns its version.
+fn fetch(work: &Path) -> Result<String> {
+    let apt = Apt::open(Suites::Kernels)?;
+    apt.refresh()?;
+    let version = apt.candidate(SOURCE)?;
+    let version = version.with_context(|| format!("Debian's archive has no {SOURCE} any more"))?;
     apt.unpack(SOURCE, work)?;
+    Ok(version)
+}
+
+fn unpack(work: &Path, logs: &Path) -> Result<PathBuf> {
     let archive = work.join("usr/src").join(format!("{SOURCE}.tar.xz"));
     ensure!(archive.is_file(), "{SOURCE} holds no {}", archive.display());
     let mut tar = Command::new("tar");

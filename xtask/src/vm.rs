@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tracer_guest::{COMMAND_FILE, PORT_CONTROL, PORT_STDERR, PORT_STDOUT, WANT_OUT_FILE};
+use tracer_guest::{COMMAND_FILE, MODULES_DIR, PORT_CONTROL, PORT_STDERR, PORT_STDOUT, WANT_OUT_FILE};
 
 use crate::kernels::Kernel;
 use crate::vm_out::{Event, receive};
@@ -246,6 +246,9 @@ impl Guest {
             words.push(0);
         }
         cpio.file(COMMAND_FILE, 0o644, &words).with_context(packing)?;
+        for (n, module) in self.kernel.modules.iter().enumerate() {
+            cpio.add(module, &format!("{MODULES_DIR}/{n}.ko"))?;
+        }
         if self.out.is_some() {
             cpio.file(WANT_OUT_FILE, 0o644, b"").with_context(packing)?;
         }

@@ -117,6 +117,17 @@ pub(crate) fn run_logged(label: &str, command: &mut Command, log: &Path) -> Resu
     );
 }
 
+/// Keeps other xtasks out of a folder for as long as the file lives.
+pub(crate) fn lock(dir: &Path, waiting: &str) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    ui::step(waiting, || {
+        file.lock().with_context(|| format!("locking {}", path.display()))
+    })?;
+    Ok(file)
+}
+
 /// Is there a program of this name in PATH?
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     // Debian keeps a few in sbin, which a person's PATH lacks.
@@ -140,9 +151,7 @@ impl Scratch {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         fs::create_dir_all(&parent).with_context(|| format!("creating {}", parent.display()))?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        if n == 0 {
-            sweep(&parent);
-        }
+        sweep(&parent);
         let dir = parent.join(format!("{SCRATCH}{}-{n}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
         Ok(Self(dir))

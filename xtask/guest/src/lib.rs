@@ -14,6 +14,8 @@ pub const PORT_STDERR: &str = "tracer.stderr";
 pub const PORT_CONTROL: &str = "tracer.control";
 /// The command to run: its words, each ended by a NUL.
 pub const COMMAND_FILE: &str = "/.vm/command";
+/// Kernel modules to load first: `0.ko`, `1.ko`, … in this order.
+pub const MODULES_DIR: &str = "/.vm/modules";
 /// If this file exists the guest sends what the command left in `/out`.
 pub const WANT_OUT_FILE: &str = "/.vm/want-out";
 

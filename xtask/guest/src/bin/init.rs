@@ -7,7 +7,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -17,7 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tracer_guest::{
-    COMMAND_FILE, Checksum, Frame, MAX_FRAME, PORT_CONTROL, PORT_STDERR, PORT_STDOUT, WANT_OUT_FILE,
+    COMMAND_FILE, Checksum, Frame, MAX_FRAME, MODULES_DIR, PORT_CONTROL, PORT_STDERR, PORT_STDOUT,
+    WANT_OUT_FILE,
 };
 
 const PATH: &str = "/add:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
@@ -38,6 +39,7 @@ fn main() {
 
 fn serve() -> Result<(), String> {
     prepare();
+    load_modules()?;
     let mut control = port(PORT_CONTROL)?;
     let stdout = port(PORT_STDOUT)?;
     let stderr = port(PORT_STDERR)?;
@@ -147,6 +149,28 @@ fn mount(source: &str, target: &str, kind: &str, data: &str) {
     }
 }
 
+/// Loads the modules that this kernel needs to reach the host.
+fn load_modules() -> Result<(), String> {
+    for n in 0.. {
+        let path = Path::new(MODULES_DIR).join(format!("{n}.ko"));
+        let module = match File::open(&path) {
+            Ok(module) => module,
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) => return Err(format!("opening {}: {error}", path.display())),
+        };
+        // SAFETY: the descriptor is open and the parameters are a NUL-terminated string; both outlive the call.
+        let result = unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
+        if result != 0 {
+            return Err(format!(
+                "loading {}: {}",
+                path.display(),
+                io::Error::last_os_error()
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The device of a named port. Ports appear some time after the bus driver has found the device.
 fn port(name: &str) -> Result<File, String> {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -233,7 +257,7 @@ fn diagnose(name: &str, error: &io::Error) -> (u8, String) {
     }
 }
 
-fn pump(mut from: impl Read + AsFd, mut to: File) -> Result<u64, String> {
+fn pump(mut from: impl Read, mut to: File) -> Result<u64, String> {
     let mut buffer = vec![0; 64 << 10];
     let mut total = 0;
     loop {
