@@ -38,8 +38,9 @@ const BPF_RB_RING_SIZE: u64 = 1;
 #[inline(always)]
 fn count(counter: *mut u64) -> u64 {
     // SAFETY: `counter` points into a map value of this CPU, which lives as long as the program.
-    // The intrinsic, because core offers no `AtomicU64::fetch_add` on a target without compare-and-swap.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+    // The strongest order, since LLVM makes of a relaxed one the instruction that does not return the
+    // old value. The intrinsic, because core offers no `AtomicU64::fetch_add` on a target without compare-and-swap.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }
 
 /// Takes the number of the next event on this CPU.

@@ -87,6 +87,31 @@ pub struct LiveArgs {
     pub cmd: Vec<String>,
 }
 
+impl LiveArgs {
+    /// Whether the user gave any of them.
+    pub fn is_set(&self) -> bool {
+        let Self { pids, tids, comm, only, duration, buffer, include_self, cmd } = self;
+        !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty())
+            || comm.is_some()
+            || duration.is_some()
+            || *include_self
+            || *buffer != DEFAULT_BUFFER
+    }
+}
+
+impl Command {
+    /// Its name on the command line.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Top(_) => "top",
+            Self::Record(_) => "record",
+            Self::Stats(_) => "stats",
+            Self::Export(_) => "export",
+            Self::Doctor(_) => "doctor",
+        }
+    }
+}
+
 /// Options of `record`.
 #[derive(Args, Debug)]
 pub struct RecordArgs {
@@ -144,6 +169,8 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE", hide = true)]
     pub capture: Option<PathBuf>,
 }
+
+const DEFAULT_BUFFER: u32 = 8 << 20;
 
 fn parse_kind(name: &str) -> Result<Kind, String> {
     Kind::from_name(name).filter(|&kind| kind != Kind::Gap).ok_or_else(|| {

@@ -1,20 +1,40 @@
 //! What each command does: wires the parts together and turns errors into exit codes.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use anyhow::Context as _;
 use clap::Parser as _;
+use tracer_common::wire::Event;
 
-use crate::cli::{Cli, Command, DoctorArgs};
+use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StatsArgs};
 use crate::doctor;
-use crate::kernel::{Facts, Paths};
+use crate::info::{Losses, SourceInfo};
+use crate::kernel::{Depth, Facts, Paths};
+use crate::live_setup::{self, Started};
 use crate::logger;
+use crate::order::Order;
+use crate::pipeline::{self, Consumer, Stop};
 use crate::probe::{Refusal, attach};
-use crate::source::Source as _;
+use crate::recording::{self, RecordWriter, is_broken_pipe};
+use crate::sink::address::Addresses;
+use crate::sink::jsonl::JsonlWriter;
+use crate::sink::stats::{self, Inputs};
+use crate::sink::text;
+use crate::source::Source;
 use crate::source::live::Live;
+use crate::source::replay::Replay;
+use crate::state::{Engine, Meta};
 
 /// Done.
 const DONE: u8 = 0;
 /// Failed.
 const FAILED: u8 = 1;
+/// Wrong usage.
+const USAGE: u8 = 2;
 /// Not permitted, or not possible on this kernel.
 const IMPOSSIBLE: u8 = 4;
 
@@ -22,12 +42,14 @@ const IMPOSSIBLE: u8 = 4;
 pub fn main() -> u8 {
     let cli = Cli::parse();
     logger::install(cli.verbose);
-    match run(cli) {
+    match run(&cli) {
         Ok(code) => code,
         Err(error) if error.downcast_ref::<Refusal>().is_some() => {
             eprintln!("tracer: {error:#}");
             IMPOSSIBLE
         }
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => DONE,
         Err(error) => {
             eprintln!("tracer: {error:#}");
             FAILED
@@ -35,19 +57,251 @@ pub fn main() -> u8 {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<u8> {
-    match cli.command {
-        Some(Command::Doctor(args)) => doctor(&args),
-        _ => anyhow::bail!("soon"),
+fn run(cli: &Cli) -> anyhow::Result<u8> {
+    let log = cli.verbose > 0;
+    if let Some(command) = &cli.command
+        && cli.top.is_set()
+    {
+        eprintln!("tracer: options before the command are those of `top`; put them after {}", command.name());
+        return Ok(USAGE);
+    }
+    match &cli.command {
+        None => top(&cli.top, log),
+        Some(Command::Top(args)) => top(args, log),
+        Some(Command::Record(args)) => record(args, log),
+        Some(Command::Stats(args)) => stats(args, log),
+        Some(Command::Export(args)) => export(args),
+        Some(Command::Doctor(args)) => doctor(args),
     }
 }
 
+fn top(args: &LiveArgs, log: bool) -> anyhow::Result<u8> {
+    anyhow::ensure!(
+        io::stdout().is_terminal() && io::stdin().is_terminal(),
+        "the live table needs a terminal; use `tracer record -o FILE` or `tracer stats`"
+    );
+    let _ = (args, log);
+    anyhow::bail!("soon")
+}
+
+fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
+    let Started { mut live, mut stop } = live_setup::start(&args.live, log)?;
+    live_setup::tell_unseen(&live);
+    let writer = recording::create(&args.output, live.info())?;
+    let mut recorder = Recorder { writer, progress: Progress::new(), losses: Losses::default() };
+    let outcome = pipeline::run(&mut live, &mut stop, &mut recorder)?;
+    let reason = outcome.ended.name();
+    let bytes = recorder.writer.bytes_written();
+    let summary = recorder.writer.finish(&outcome.losses, reason)?;
+    recorder.progress.clear();
+    eprintln!(
+        "tracer: {} events, {} dropped, {} gaps, {} KiB",
+        text::count(summary.events),
+        text::count(outcome.losses.dropped()),
+        text::count(summary.gaps),
+        text::count(bytes.div_ceil(1024)),
+    );
+    Ok(DONE)
+}
+
+/// Writes events to a file.
+struct Recorder {
+    writer: RecordWriter,
+    progress: Progress,
+    losses: Losses,
+}
+
+impl Consumer for Recorder {
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.writer.push(event)
+    }
+
+    fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
+        self.writer.tick()?;
+        let Self { writer, losses, .. } = self;
+        self.progress.show(|| {
+            format!(
+                "recording: {} events, {} dropped, {} KiB; ^C stops",
+                text::count(writer.events()),
+                text::count(losses.dropped()),
+                text::count(writer.bytes_written() / 1024)
+            )
+        });
+        Ok(())
+    }
+
+    fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
+        if *losses != self.losses && losses.dropped() != self.losses.dropped() {
+            self.writer.losses(losses)?;
+        }
+        self.losses.clone_from(losses);
+        Ok(())
+    }
+}
+
+/// One line on standard error that says how far we are, if anybody sits there.
+struct Progress {
+    next: Option<Instant>,
+    shown: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let next = io::stderr().is_terminal().then(|| Instant::now() + Duration::from_secs(1));
+        Self { next, shown: false }
+    }
+
+    fn show(&mut self, line: impl FnOnce() -> String) {
+        if let Some(next) = self.next
+            && Instant::now() >= next
+        {
+            eprint!("\r\x1b[K{}", line());
+            self.next = Some(Instant::now() + Duration::from_millis(500));
+            self.shown = true;
+        }
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+/// Feeds the engine, and hands on what comes out of it.
+struct Analysis<F> {
+    engine: Engine,
+    missed: u64,
+    progress: Progress,
+    out: F,
+}
+
+impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Analysis<F> {
+    fn new(info: &SourceInfo, out: F) -> Self {
+        Self { engine: Engine::new(info), missed: 0, progress: Progress::new(), out }
+    }
+}
+
+impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        let out = &mut self.out;
+        self.engine.apply(event, &mut |event, meta| {
+            if result.is_ok() {
+                result = out(event, meta);
+            }
+        });
+        result
+    }
+
+    fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
+        let received = self.engine.totals().received;
+        self.progress.show(|| format!("{} events", text::count(received)));
+        Ok(())
+    }
+
+    fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
+        // A run that the kernel skipped leaves no hole in the numbering.
+        if losses.missed != self.missed {
+            self.missed = losses.missed;
+            self.engine.forget();
+        }
+        Ok(())
+    }
+}
+
+fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
+    match &args.file {
+        Some(file) => {
+            anyhow::ensure!(!args.live.is_set(), "filters apply to the live kernel; leave out either them or {}", file.display());
+            let mut replay = Replay::open(file)?;
+            let mut stop = Stop::new(None)?;
+            analyse(&mut replay, &mut stop, args.json, |replay| {
+                (replay.summary().is_some(), replay.warning().into_iter().collect())
+            })
+        }
+        None => {
+            let Started { mut live, mut stop } = live_setup::start(&args.live, log)?;
+            live_setup::tell_unseen(&live);
+            analyse(&mut live, &mut stop, args.json, |_| (true, Vec::new()))
+        }
+    }
+}
+
+fn analyse<S: Source>(
+    source: &mut S,
+    stop: &mut Stop,
+    json: bool,
+    end: impl FnOnce(&S) -> (bool, Vec<String>),
+) -> anyhow::Result<u8> {
+    let info = source.info().clone();
+    let mut analysis = Analysis::new(&info, |_, _| Ok(()));
+    let outcome = pipeline::run(source, stop, &mut analysis)?;
+    analysis.progress.clear();
+    let (complete, warnings) = end(source);
+    for warning in &warnings {
+        eprintln!("tracer: {warning}");
+    }
+    let report = stats::Report::new(&Inputs {
+        info: &info,
+        engine: &analysis.engine,
+        order: &outcome.order,
+        losses: &outcome.losses,
+        complete,
+        warnings,
+        addresses: &Addresses::hashed(),
+    });
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", report.to_json().context("cannot turn the report into JSON")?)?;
+    } else {
+        stats::render(&report, stats::Style::for_stdout(), &mut out)?;
+    }
+    out.flush()?;
+    Ok(DONE)
+}
+
+fn export(args: &ExportArgs) -> anyhow::Result<u8> {
+    let mut replay = Replay::open(&args.file)?;
+    let info = replay.info().clone();
+    let addresses = if args.raw_addresses { Addresses::raw() } else { Addresses::hashed() };
+    let Format::Jsonl = args.format;
+    let mut writer = JsonlWriter::new(output(&args.output)?, &info, addresses);
+    let mut stop = Stop::new(None)?;
+    let mut analysis = Analysis::new(&info, |event: &Event, meta: &Meta| Ok(writer.write(event, meta)?));
+    let result = pipeline::run(&mut replay, &mut stop, &mut analysis);
+    analysis.progress.clear();
+    result.with_context(|| format!("cannot export to {}", args.output.display()))?;
+    writer.finish().with_context(|| format!("cannot write {}", args.output.display()))?;
+    if let Some(warning) = replay.warning() {
+        eprintln!("tracer: {warning}");
+    }
+    Ok(DONE)
+}
+
+/// A new file for its owner only, or the standard output.
+fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdout()));
+    }
+    let file: File = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Box::new(file))
+}
+
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let facts = Facts::gather(&Paths::default())?;
+    let facts = Facts::gather(&Paths::default(), Depth::Full)?;
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
+    // It attaches for real, since only that tells what the kernel refuses; but records nothing.
     let options = attach::Options {
         ring_bytes: 4096,
         exclude_pid: std::process::id(),
@@ -58,17 +312,18 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         kinds: 0,
         log: false,
     };
-    let t=std::time::Instant::now();
+    let start = Instant::now();
     let mut live = Live::start(&facts, &options, Vec::new())?;
-    eprintln!("start {:?}", t.elapsed());
+    log::info!("attached in {} ms", start.elapsed().as_millis());
     let report = doctor::Report::new(&facts, live.info());
-    let t=std::time::Instant::now();
+    let start = Instant::now();
     live.stop();
-    eprintln!("stop {:?}", t.elapsed());
+    log::info!("detached in {} ms", start.elapsed().as_millis());
+    let mut out = io::stdout().lock();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        print!("{}", report.text());
+        out.write_all(report.text().as_bytes())?;
     }
     Ok(DONE)
 }

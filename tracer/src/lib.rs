@@ -2,6 +2,7 @@
 //!
 //! Events flow one way: `source` → `order` → `state` → `sink`. `docs/architecture.md` is the map.
 
+pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -9,6 +10,8 @@ pub mod doctor;
 pub mod info;
 pub mod kernel;
 pub mod logger;
+pub mod pipeline;
+pub mod live_setup;
 pub mod order;
 pub mod probe;
 pub mod recording;

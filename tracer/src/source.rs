@@ -36,6 +36,12 @@ pub trait Source {
     /// When the source can give no more than it gave; what was handed over stays good.
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(&Event)) -> anyhow::Result<Poll>;
 
+    /// Ends the source: what it already has can still be polled, then comes [`Poll::End`].
+    fn stop(&mut self);
+
     /// What is known to be missing so far.
+    ///
+    /// # Errors
+    /// When the source cannot tell.
     fn losses(&mut self) -> anyhow::Result<Losses>;
 }

@@ -131,12 +131,22 @@ const FUNCTIONS: &[&str] = &[
 /// Symbols besides [`FUNCTIONS`] whose address is asked for.
 const SYMBOLS: &[&str] = &["_text", "rcuwait_wake_up"];
 
+/// How much to gather.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What attaching needs. Lists that the kernel has to print first are left out where attaching
+    /// itself answers the question: they take longer than all the rest.
+    Attach,
+    /// Everything.
+    Full,
+}
+
 impl Facts {
     /// Gathers what this kernel tells.
     ///
     /// # Errors
     /// When it has no type information, without which nothing can be read from it.
-    pub fn gather(paths: &Paths) -> anyhow::Result<Self> {
+    pub fn gather(paths: &Paths, depth: Depth) -> anyhow::Result<Self> {
         let bytes = fs::read(&paths.btf).with_context(|| {
             format!(
                 "cannot read {}: this kernel tells nothing of its types (CONFIG_DEBUG_INFO_BTF), so no field of a lock can be found",
@@ -147,6 +157,12 @@ impl Facts {
         let read = |path| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let release = read(&paths.osrelease);
         let names: Vec<&str> = FUNCTIONS.iter().chain(SYMBOLS).copied().collect();
+        let kprobes_on_notrace = config::option(
+            &paths.proc_config,
+            &paths.boot.join(format!("config-{release}")),
+            "CONFIG_KPROBE_EVENTS_ON_NOTRACE",
+        );
+        let full = depth == Depth::Full;
         Ok(Self {
             version: read(&paths.version),
             machine: std::env::consts::ARCH.to_owned(),
@@ -160,13 +176,13 @@ impl Facts {
                     Some((name.to_owned(), (shape.params, shape.returns)))
                 })
                 .collect(),
-            traceable: paths.filter_functions.iter().find_map(|path| symbols::traceable(path, FUNCTIONS)),
-            addresses: symbols::addresses(&paths.kallsyms, &names),
-            kprobes_on_notrace: config::option(
-                &paths.proc_config,
-                &paths.boot.join(format!("config-{release}")),
-                "CONFIG_KPROBE_EVENTS_ON_NOTRACE",
-            ),
+            traceable: full
+                .then(|| paths.filter_functions.iter().find_map(|path| symbols::traceable(path, FUNCTIONS)))
+                .flatten(),
+            addresses: (full || kprobes_on_notrace == Some(true))
+                .then(|| symbols::addresses(&paths.kallsyms, &names))
+                .flatten(),
+            kprobes_on_notrace,
             lockdown: Lockdown::read(&paths.lockdown),
             capabilities: Capabilities::read(&paths.status).unwrap_or_default(),
             release,

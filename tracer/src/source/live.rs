@@ -82,15 +82,6 @@ impl Live {
         map.insert(pid, 1, 0).context("cannot add the command's process to the filter")
     }
 
-    /// Detaches all probes. What is in the ring can still be read; then [`Poll::End`] follows.
-    pub fn stop(&mut self) {
-        if !self.stopped {
-            self.missed = attach::missed(&self.ebpf);
-            attach::detach(&mut self.ebpf);
-            self.stopped = true;
-        }
-    }
-
     fn produced(&self) -> anyhow::Result<Vec<CpuCounters>> {
         let values = self.counters.get(&0, 0).context("cannot read the counters of the probes")?;
         Ok(values.iter().map(|value| value.0).collect())
@@ -152,6 +143,15 @@ impl Source for Live {
             self.ring.wait(wait.min(NAP)).context("cannot wait for the ring buffer")?;
         }
         Ok(Poll::More { watermark_ns: self.watermark_ns })
+    }
+
+    /// Detaches all probes.
+    fn stop(&mut self) {
+        if !self.stopped {
+            self.missed = attach::missed(&self.ebpf);
+            attach::detach(&mut self.ebpf);
+            self.stopped = true;
+        }
     }
 
     fn losses(&mut self) -> anyhow::Result<Losses> {

@@ -20,6 +20,7 @@ pub struct Replay {
     losses: Losses,
     summary: Option<Summary>,
     unknown_kinds: u64,
+    stopped: bool,
     damage: Option<String>,
     latest_ns: u64,
 }
@@ -40,6 +41,7 @@ impl Replay {
             losses: Losses::default(),
             summary: None,
             unknown_kinds: 0,
+            stopped: false,
             damage: None,
             latest_ns: 0,
         }
@@ -82,7 +84,7 @@ impl Source for Replay {
     }
 
     fn poll(&mut self, _wait: Duration, sink: &mut dyn FnMut(&Event)) -> anyhow::Result<Poll> {
-        if self.damage.is_some() {
+        if self.stopped || self.damage.is_some() {
             return Ok(Poll::End);
         }
         match self.reader.next_frame()? {
@@ -117,6 +119,10 @@ impl Source for Replay {
             // The file is in the order of time already.
             watermark_ns: self.latest_ns,
         })
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
     }
 
     fn losses(&mut self) -> anyhow::Result<Losses> {

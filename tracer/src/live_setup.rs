@@ -1,0 +1,153 @@
+//! From the command line's options to a running source.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::child::Child;
+use crate::cli::LiveArgs;
+use crate::kernel::{Depth, Facts, Paths};
+use crate::pipeline::{Ended, Stop};
+use crate::probe::attach;
+use crate::source::Source as _;
+use crate::source::live::Live;
+
+/// A source that runs, and when it is to stop.
+pub struct Started {
+    /// The source.
+    pub live: Live,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// Checks the options, attaches, and lets the command begin.
+///
+/// # Errors
+/// When an option names what does not exist, or nothing can be attached.
+pub fn start(args: &LiveArgs, log: bool) -> anyhow::Result<Started> {
+    for &pid in &args.pids {
+        check_process(Path::new("/proc"), pid)?;
+    }
+    for &tid in &args.tids {
+        check_thread(Path::new("/proc"), tid)?;
+    }
+    let comm = args.comm.as_deref().map(comm).transpose()?;
+    let facts = Facts::gather(&Paths::default(), Depth::Attach)?;
+    let options = attach::Options {
+        ring_bytes: args.buffer,
+        exclude_pid: if args.include_self { 0 } else { std::process::id() },
+        pids: args.pids.clone(),
+        follow: !args.cmd.is_empty(),
+        tids: args.tids.clone(),
+        comm,
+        kinds: args.only.iter().fold(0, |mask, &kind| mask | 1 << kind as u8),
+        log,
+    };
+    let options = attach::Options { kinds: if args.only.is_empty() { u64::MAX } else { options.kinds }, ..options };
+
+    let mut live = Live::start(&facts, &options, filters(args))?;
+    let mut stop = Stop::new(args.duration)?;
+    if !args.cmd.is_empty() {
+        let mut child = Child::start(&args.cmd)?;
+        live.follow(child.pid)?;
+        child.go()?;
+        stop.also(move || {
+            let ended = child.ended()?;
+            if let Some(how) = &ended {
+                log::info!("{how}");
+            }
+            Ok(ended.map(|_| Ended::Command))
+        });
+    }
+    Ok(Started { live, stop })
+}
+
+/// The filters in words, for whoever reads the recording later.
+fn filters(args: &LiveArgs) -> Vec<String> {
+    let mut filters = Vec::new();
+    filters.extend(args.pids.iter().map(|pid| format!("pid {pid}")));
+    filters.extend(args.tids.iter().map(|tid| format!("tid {tid}")));
+    filters.extend(args.comm.iter().map(|comm| format!("comm {comm}")));
+    if !args.only.is_empty() {
+        let kinds: Vec<_> = args.only.iter().map(|kind| kind.name()).collect();
+        filters.push(format!("only {}", kinds.join(",")));
+    }
+    if !args.cmd.is_empty() {
+        filters.push(format!("command {}", args.cmd.join(" ")));
+    }
+    filters
+}
+
+fn comm(name: &str) -> anyhow::Result<[u8; 16]> {
+    anyhow::ensure!(
+        name.len() <= 15 && !name.is_empty(),
+        "--comm {name}: the kernel keeps 1 to 15 bytes of a command's name, this has {}; see `ps -eo comm`",
+        name.len()
+    );
+    let mut padded = [0; 16];
+    padded[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(padded)
+}
+
+fn tgid(proc: &Path, id: u32) -> Option<u32> {
+    let status = fs::read_to_string(proc.join(id.to_string()).join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+fn check_process(proc: &Path, pid: u32) -> anyhow::Result<()> {
+    let tgid = tgid(proc, pid).with_context(|| format!("there is no process {pid}; see `ps -e`"))?;
+    anyhow::ensure!(tgid == pid, "{pid} is a thread of process {tgid}: give -t {pid} or -p {tgid}");
+    Ok(())
+}
+
+fn check_thread(proc: &Path, tid: u32) -> anyhow::Result<()> {
+    tgid(proc, tid).map(drop).with_context(|| format!("there is no thread {tid}; see `ps -eL`"))
+}
+
+/// Tells on standard error what this kernel does not show, in a line; silence would be a lie.
+pub fn tell_unseen(live: &Live) {
+    let info = live.info();
+    if info.unseen.is_empty() {
+        return;
+    }
+    let mut operations: Vec<&str> = info.unseen.iter().map(|unseen| unseen.operation.as_str()).collect();
+    operations.sort_unstable();
+    operations.dedup();
+    let refused = info.unseen.iter().find(|unseen| unseen.reason.starts_with("refused"));
+    eprintln!(
+        "tracer: not (or not wholly) seen on this kernel: {}{}. `tracer doctor` tells why",
+        operations.join(", "),
+        refused.map(|unseen| format!(" ({})", unseen.reason)).unwrap_or_default()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_process_is_named() {
+        let error = check_process(Path::new("/proc"), u32::MAX).unwrap_err();
+        assert!(format!("{error:#}").contains("no process 4294967295"), "{error:#}");
+    }
+
+    #[test]
+    fn a_thread_is_not_taken_for_a_process() {
+        let tid = std::thread::spawn(|| {
+            // SAFETY: no precondition.
+            let tid = unsafe { libc::gettid() } as u32;
+            assert!(check_thread(Path::new("/proc"), tid).is_ok());
+            let error = check_process(Path::new("/proc"), tid).unwrap_err();
+            assert!(format!("{error:#}").contains("give -t"), "{error:#}");
+        });
+        tid.join().unwrap();
+    }
+
+    #[test]
+    fn names_longer_than_the_kernel_keeps_are_refused() {
+        assert!(comm("exactly15bytes.").is_ok());
+        assert!(comm("sixteen bytes it").is_err());
+        assert!(comm("").is_err());
+    }
+}
