@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{ui, ws};
 
+/// The one release without backports.
+const UNSTABLE: &str = "sid";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Which suites a private configuration reads.
@@ -117,7 +119,9 @@ impl Apt {
                         add(uri, suite);
                     }
                 }
-                add(&main, &backports);
+                if self.codename != UNSTABLE {
+                    add(&main, &backports);
+                }
             }
         }
         Ok(lines)
@@ -203,7 +207,7 @@ impl Apt {
         // QEMU is the one thing that the release itself may have too old.
         let qemu = packages.contains(&crate::deps::QEMU_PACKAGE);
         let mut command = self.command("apt-get");
-        if qemu {
+        if qemu && self.codename != UNSTABLE {
             command.args(["-t", &backports]);
         }
         command
@@ -229,16 +233,16 @@ fn codename() -> Result<String> {
             .find_map(|l| l.strip_prefix(name))
             .map(|v| v.trim_matches('"').to_owned())
     };
-    match field("VERSION_CODENAME=") {
-        Some(codename) if ws::in_path("apt-get").is_some() => Ok(codename),
-        // Debian unstable has no code name there.
-        None if field("ID=").as_deref() == Some("debian") => Ok("sid".into()),
-        _ => bail!(
-            "kernels and QEMU are fetched through apt, and this machine ({}) has none; install qemu-system-x86_64 \
-             by hand and name a kernel by its path: cargo xtask vm run --kernel FILE",
-            field("PRETTY_NAME=").unwrap_or_default()
-        ),
+    if field("ID=").as_deref() != Some("debian") || ws::in_path("apt-get").is_none() {
+        bail!(
+            "kernels and QEMU are fetched as Debian packages, and this machine is {}; install qemu-system-x86_64 {} \
+             or later and a static busybox by hand, and name a kernel by its path: cargo xtask vm run --kernel FILE",
+            field("PRETTY_NAME=").unwrap_or_else(|| "no Debian".into()),
+            crate::deps::QEMU_OLDEST
+        );
     }
+    // Debian unstable has no code name there.
+    Ok(field("VERSION_CODENAME=").unwrap_or_else(|| UNSTABLE.into()))
 }
 
 /// (archive, suite) of every release file that `apt-get update --print-uris` names.

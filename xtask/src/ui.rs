@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,24 +23,27 @@ pub(crate) struct Progress {
 impl Progress {
     /// Starts the step.
     pub(crate) fn start(label: &str) -> Self {
-        Self::spawn(label.to_owned(), None)
+        Self::watch(label, String::new)
     }
 
     /// Starts a step whose last log line is shown beside it.
     pub(crate) fn follow(label: &str, log: &Path) -> Self {
-        Self::spawn(label.to_owned(), Some(log.to_owned()))
+        let log = log.to_owned();
+        Self::watch(label, move || last_line(&log).unwrap_or_default())
     }
 
-    fn spawn(label: String, log: Option<PathBuf>) -> Self {
+    /// Starts a step with something beside it that changes.
+    pub(crate) fn watch(label: &str, detail: impl Fn() -> String + Send + 'static) -> Self {
+        let label = label.to_owned();
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || show(&label, log.as_deref(), &stopped));
+        let thread = thread::spawn(move || show(&label, &detail, &stopped));
         Self {
             stop: Some(stop),
             thread: Some(thread),
         }
     }
 
-    /// The step is done and went well.
+    /// The step is done and went well, which is told if the step was. (Dropped, it vanishes without a word.)
     pub(crate) fn done(mut self) {
         self.end(true);
     }
@@ -72,7 +75,7 @@ pub(crate) fn step<T>(label: &str, work: impl FnOnce() -> anyhow::Result<T>) -> 
     result
 }
 
-fn show(label: &str, log: Option<&Path>, stopped: &mpsc::Receiver<bool>) {
+fn show(label: &str, detail: &dyn Fn() -> String, stopped: &mpsc::Receiver<bool>) {
     let tty = std::io::stderr().is_terminal();
     let start = Instant::now();
     let mut shown = false;
@@ -82,7 +85,7 @@ fn show(label: &str, log: Option<&Path>, stopped: &mpsc::Receiver<bool>) {
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {
                 let took = elapsed(start.elapsed());
-                let detail = log.and_then(last_line).unwrap_or_default();
+                let detail = detail();
                 if tty {
                     let line: String = format!("… {label} {took}  {detail}").chars().take(100).collect();
                     eprint!("\r\x1b[K{line}");

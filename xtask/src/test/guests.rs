@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -217,49 +217,87 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>) {
         got.entry(job.kernel)
             .or_insert_with(|| kernels::get(job.kernel).map_err(|e| format!("{e:#}")));
     }
+    let total = jobs.len();
     let queue = Mutex::new(VecDeque::from(jobs));
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let next = || lock(&queue).pop_front();
+    let running = Arc::new(Mutex::new(Running::default()));
+    let shown = Arc::clone(&running);
+    let _progress = ui::Progress::watch("real kernels", move || {
+        let running = lock(&shown);
+        format!(
+            "{} of {total} guests done; now {}",
+            running.done,
+            running.now.join(", ")
+        )
+    });
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(job) = next() {
-                    let start = Instant::now();
+                    let label = format!("{} {}", job.kernel, job.scenario.name);
+                    lock(&running).now.push(label.clone());
                     match &got[job.kernel] {
                         Ok(kernel) => boot_one(report, &job, kernel, tools),
-                        Err(failure) => fail_all(report, &job, failure, start.elapsed()),
+                        Err(failure) => fail_all(report, &job, failure, Duration::ZERO),
                     }
+                    let mut running = lock(&running);
+                    running.now.retain(|l| *l != label);
+                    running.done += 1;
                 }
             });
         }
     });
 }
 
+/// What the progress line shows.
+#[derive(Debug, Default)]
+struct Running {
+    now: Vec<String>,
+    done: usize,
+}
+
+/// A thread that panicked while it held a lock has left nothing half done in these.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>) {
     let start = Instant::now();
-    let label = format!("guest {} {}", job.kernel, job.scenario.name);
-    let evidence = ui::step(&label, || {
-        let scratch = ws::Scratch::new(None)?;
-        let ctx = Ctx {
-            name: job.kernel,
-            kernel: kernel.clone(),
-            tools: Arc::clone(tools),
-            scratch,
-        };
-        std::fs::create_dir(ctx.out()).with_context(|| format!("creating {}", ctx.out().display()))?;
-        let outcome = (job.scenario.boot)(&ctx)?;
-        Ok(Evidence { ctx, outcome })
-    });
+    let evidence = contained(|| boot(job, kernel, tools));
     let took = start.elapsed();
     match evidence {
         Ok(evidence) => {
             for (name, check) in &job.checks {
                 let title = title(job.kernel, job.scenario, name);
-                let result = check(&evidence).map_err(|e| format!("{e:#}"));
+                let result = contained(|| check(&evidence)).map_err(|e| format!("{e:#}"));
                 report.result(&title, Some(took), result, &rerun(&title));
             }
         }
         Err(error) => fail_all(report, job, &format!("{error:#}"), took),
     }
+}
+
+/// A check that panics has failed, and the others go on.
+fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or_default();
+        bail!("it panicked: {said}")
+    })
+}
+
+fn boot(job: &Job, kernel: &Kernel, tools: &Arc<Tools>) -> Result<Evidence> {
+    let ctx = Ctx {
+        name: job.kernel,
+        kernel: kernel.clone(),
+        tools: Arc::clone(tools),
+        scratch: ws::Scratch::new(None)?,
+    };
+    std::fs::create_dir(ctx.out()).with_context(|| format!("creating {}", ctx.out().display()))?;
+    let outcome = (job.scenario.boot)(&ctx)?;
+    Ok(Evidence { ctx, outcome })
 }
 
 fn fail_all(report: &Report, job: &Job, failure: &str, took: Duration) {

@@ -98,7 +98,9 @@ fn lints(report: &Report) {
 
 fn step(report: &Report, name: &str, rerun: &str, work: impl FnOnce() -> Result<()>) {
     let start = Instant::now();
-    let result = ui::step(name, work).map_err(|e| format!("{e:#}"));
+    let progress = ui::Progress::start(name);
+    let result = work().map_err(|e| format!("{e:#}"));
+    drop(progress);
     report.result(name, Some(start.elapsed()), result, rerun);
 }
 
