@@ -12,6 +12,7 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
+use aya_log_ebpf::warn;
 use tracer_common::wire::{
     ABI, COMM_LEN, CpuCounters, Header, Kind, MAX_SITES, MmapBody, MmapEvent, SiteCounters, VmaEvent,
 };
@@ -60,7 +61,10 @@ fn number(site: u32) -> Option<u32> {
 fn full(site: u32) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
         // SAFETY: the map gave a valid pointer.
-        count(unsafe { &raw mut (*counters).dropped });
+        if count(unsafe { &raw mut (*counters).dropped }) == 0 {
+            // Once for each CPU; the count itself is in every report.
+            warn!((), "the ring buffer is full: events are dropped from now on; a larger --buffer helps");
+        }
     }
     dropped(site);
 }

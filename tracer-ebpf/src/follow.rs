@@ -9,6 +9,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
+use aya_log_ebpf::{debug, warn};
 use tracer_common::site;
 
 use crate::{
@@ -40,11 +41,15 @@ pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
     if PIDS.get_ptr(&parent).is_none() {
         return 0;
     }
-    if let Some((_, tgid)) = ids(arg::<1>(&ctx))
-        && tgid != parent
-        && PIDS.insert(&tgid, &1, 0).is_err()
-    {
+    let Some((_, tgid)) = ids(arg::<1>(&ctx)) else { return 0 };
+    if tgid == parent {
+        return 0;
+    }
+    if PIDS.insert(&tgid, &1, 0).is_ok() {
+        debug!(&ctx, "following process {}, a child of {}", tgid, parent);
+    } else {
         // The map is full: this process goes untraced, and the count says so.
+        warn!(&ctx, "cannot follow process {}: too many processes", tgid);
         emit::dropped(site::FOLLOW);
     }
     0

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
+use aya_log::EbpfLogger;
+use log::Log;
 use tracer_common::wire::{CpuCounters, Event, decode};
 
 use super::ring::{Drained, Ring};
@@ -22,6 +24,8 @@ const LAST_PROBES: Duration = Duration::from_millis(500);
 /// The running kernel as a source.
 pub struct Live {
     ebpf: Ebpf,
+    /// What the programs themselves say, under `-v`.
+    log: Option<EbpfLogger<&'static dyn Log>>,
     ring: Ring,
     counters: PerCpuArray<MapData, CpuCountersPod>,
     info: SourceInfo,
@@ -50,6 +54,11 @@ impl Live {
         let mut ebpf = attach::attach(&mut plan, facts, options)?;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
         let Map::RingBuf(events) = events else { anyhow::bail!("the map EVENTS is no ring buffer") };
+        let log = if options.log {
+            Some(EbpfLogger::init(&mut ebpf).context("cannot read the log of the probes")?)
+        } else {
+            None
+        };
         let counters = ebpf.take_map("COUNTERS").context("the object has no map COUNTERS")?;
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
             anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
@@ -63,6 +72,7 @@ impl Live {
             watermark_ns: start.0,
             stopped: false,
             undecodable: 0,
+            log,
             ebpf,
         })
     }
@@ -133,6 +143,9 @@ impl Source for Live {
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
+        }
+        if let Some(log) = &mut self.log {
+            log.flush();
         }
         let now = clock::monotonic_ns();
         let (drained, any) = self.drain(sink);
