@@ -59,6 +59,13 @@ pub(crate) fn ebpf() -> Result<PathBuf> {
     Ok(object)
 }
 
+/// Runs clippy over the eBPF programs.
+pub(crate) fn lint_ebpf() -> Result<()> {
+    let mut command = ebpf_cargo("clippy")?;
+    command.args(["--", "-D", "warnings"]);
+    ws::capture_all(&mut command)
+}
+
 /// Copies only what differs, so that cargo does not rebuild the program for a new time stamp.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
@@ -74,44 +81,31 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
 /// Builds tracer, static so that the same file runs here and in every guest.
 pub(crate) fn tracer() -> Result<PathBuf> {
     ebpf()?;
-    static_build("tracer")?;
+    static_build("tracer", &["--bins"])?;
     Ok(output("tracer"))
 }
 
-/// What runs in guests.
-#[derive(Debug)]
-pub(crate) struct GuestTools {
-    /// The first process.
-    pub(crate) init: PathBuf,
-    /// The workload whose locks are counted.
-    pub(crate) workload: PathBuf,
+/// Builds the first process of guests.
+pub(crate) fn guest_init() -> Result<PathBuf> {
+    static_build("tracer-guest", &["--bin", "guest-init"])?;
+    Ok(output("guest-init"))
 }
 
-/// Builds what runs in guests.
-pub(crate) fn guest_tools() -> Result<GuestTools> {
-    static_build("tracer-guest")?;
-    Ok(GuestTools {
-        init: output("guest-init"),
-        workload: output("workload"),
-    })
+/// Builds the workload whose locks are counted.
+pub(crate) fn workload() -> Result<PathBuf> {
+    static_build("tracer-guest", &["--bin", "workload"])?;
+    Ok(output("workload"))
 }
 
 fn output(name: &str) -> PathBuf {
     ws::target().join(HOST).join("release").join(name)
 }
 
-fn static_build(package: &str) -> Result<()> {
+fn static_build(package: &str, which: &[&str]) -> Result<()> {
     let mut command = deps::cargo();
     command
-        .args([
-            "build",
-            "--release",
-            "--bins",
-            "--package",
-            package,
-            "--target",
-            HOST,
-        ])
+        .args(["build", "--release", "--package", package, "--target", HOST])
+        .args(which)
         .arg("--target-dir")
         .arg(ws::target())
         .env(

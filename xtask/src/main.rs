@@ -44,7 +44,11 @@ enum Task {
     /// Build tracer, static, with its eBPF programs inside
     Build,
     /// Build the eBPF programs
-    BuildEbpf,
+    BuildEbpf {
+        /// Run clippy over them instead, and fail on any warning
+        #[arg(long)]
+        lint: bool,
+    },
     /// Run all tests: lints, unit tests, real kernels; the last line is `N passed, N failed`
     Test(test::TestArgs),
     /// Check the rules about the source that no compiler holds
@@ -79,9 +83,11 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Run { args } => build::run(&args)?,
         Task::Build => {
             println!("{}", build::tracer()?.display());
-            build::guest_tools()?;
+            build::guest_init()?;
+            build::workload()?;
         }
-        Task::BuildEbpf => println!("{}", build::ebpf()?.display()),
+        Task::BuildEbpf { lint: true } => build::lint_ebpf()?,
+        Task::BuildEbpf { lint: false } => println!("{}", build::ebpf()?.display()),
         Task::Test(args) => return test::run(&args),
         Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),

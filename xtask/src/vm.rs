@@ -30,13 +30,14 @@ pub(crate) struct Tools {
     qemu: PathBuf,
     busybox: PathBuf,
     applets: Vec<String>,
-    guest: build::GuestTools,
-    tracer: Option<PathBuf>,
+    init: PathBuf,
+    /// Those that are under test.
+    programs: Vec<(&'static str, PathBuf)>,
 }
 
 impl Tools {
     /// Fetches and builds what is missing.
-    pub(crate) fn get(with_tracer: bool) -> Result<Arc<Self>> {
+    pub(crate) fn get(with_programs: bool) -> Result<Arc<Self>> {
         let qemu = deps::qemu()?;
         let busybox = deps::busybox()?;
         let applets = ws::capture(Command::new(&busybox).arg("--list"))?;
@@ -45,14 +46,18 @@ impl Tools {
             .filter(|a| *a != "busybox")
             .map(ToOwned::to_owned)
             .collect();
-        let guest = build::guest_tools()?;
-        let tracer = if with_tracer { Some(build::tracer()?) } else { None };
+        let init = build::guest_init()?;
+        let mut programs = Vec::new();
+        if with_programs {
+            programs.push(("workload", build::workload()?));
+            programs.push(("tracer", build::tracer()?));
+        }
         Ok(Arc::new(Self {
             qemu,
             busybox,
             applets,
-            guest,
-            tracer,
+            init,
+            programs,
         }))
     }
 }
@@ -221,10 +226,9 @@ impl Guest {
         }
         // The kernel gives the first process this as its standard streams; devtmpfs comes later.
         cpio.device("dev/console", 5, 1).with_context(packing)?;
-        cpio.add(&tools.guest.init, "init")?;
-        cpio.add(&tools.guest.workload, "usr/bin/workload")?;
-        if let Some(tracer) = &tools.tracer {
-            cpio.add(tracer, "usr/bin/tracer")?;
+        cpio.add(&tools.init, "init")?;
+        for (name, path) in &tools.programs {
+            cpio.add(path, &format!("usr/bin/{name}"))?;
         }
         cpio.file(
             "bin/busybox",

@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
     /// Show the kernel's console, too, when the guest has ended
     #[arg(long)]
     console: bool,
-    /// Leave tracer out, and do not build it
+    /// Leave tracer and workload out, and do not build them
     #[arg(long, hide = true)]
     no_tracer: bool,
     /// The command to run in the guest

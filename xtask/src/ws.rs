@@ -89,6 +89,24 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// Runs a command whose words matter only if it fails; then all of them are the error.
+pub(crate) fn capture_all(command: &mut Command) -> Result<()> {
+    command.env("CARGO_TERM_COLOR", "never").stdin(Stdio::null());
+    let out = command
+        .output()
+        .with_context(|| format!("starting `{}`", show(command)))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = [out.stdout, out.stderr].concat();
+    bail!(
+        "`{}` failed ({})\n{}",
+        show(command),
+        out.status,
+        String::from_utf8_lossy(&said).trim_end()
+    );
+}
+
 /// Runs a long and chatty command under a progress line; all it says goes to `log`, whose end is part of the error.
 pub(crate) fn run_logged(label: &str, command: &mut Command, log: &Path) -> Result<()> {
     if let Some(dir) = log.parent() {

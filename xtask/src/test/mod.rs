@@ -6,7 +6,7 @@ mod report;
 mod vm_checks;
 
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -60,8 +60,8 @@ fn lints(report: &Report) {
     });
     step(report, "format", "cargo fmt --check", || {
         let mut fmt = deps::cargo();
-        fmt.args(["fmt", "--check"]);
-        logged("format", &mut fmt, "cargo fmt")
+        fmt.args(["fmt", "--check", "--", "--color", "never"]);
+        ws::capture_all(&mut fmt).context("`cargo fmt` mends it")
     });
     step(report, "tidy", "cargo xtask tidy", tidy::check);
     const CLIPPY: [&str; 7] = [
@@ -80,19 +80,11 @@ fn lints(report: &Report) {
         || {
             let mut clippy = deps::cargo();
             clippy.args(CLIPPY).args(["--", "-D", "warnings"]);
-            logged("clippy", &mut clippy, "")
+            ws::capture_all(&mut clippy)
         },
     );
-    step(
-        report,
-        "clippy of the eBPF programs",
-        "cargo xtask test --quick",
-        || {
-            let mut clippy = build::ebpf_cargo("clippy")?;
-            clippy.args(["--", "-D", "warnings"]);
-            logged("clippy of the eBPF programs", &mut clippy, "")
-        },
-    );
+    const LINT: &str = "cargo xtask build-ebpf --lint";
+    step(report, "clippy of the eBPF programs", LINT, build::lint_ebpf);
     cargo_test(report);
 }
 
@@ -102,27 +94,6 @@ fn step(report: &Report, name: &str, rerun: &str, work: impl FnOnce() -> Result<
     let result = work().map_err(|e| format!("{e:#}"));
     drop(progress);
     report.result(name, Some(start.elapsed()), result, rerun);
-}
-
-/// Runs a lint; what it printed is the failure. `fix` is the command that mends it, if one does.
-fn logged(name: &str, command: &mut Command, fix: &str) -> Result<()> {
-    let out = command
-        .output()
-        .with_context(|| format!("starting `{}`", ws::show(command)))?;
-    if out.status.success() {
-        return Ok(());
-    }
-    let said = [out.stdout, out.stderr].concat();
-    let hint = if fix.is_empty() {
-        String::new()
-    } else {
-        format!("\n`{fix}` mends it")
-    };
-    anyhow::bail!(
-        "{name} ({}):\n{}{hint}",
-        out.status,
-        String::from_utf8_lossy(&said).trim_end()
-    )
 }
 
 /// The workspace's own tests, every one of which counts.
