@@ -4,3 +4,4 @@ pub mod address;
 pub mod jsonl;
 pub mod stats;
 pub mod text;
+pub mod top;

@@ -25,7 +25,8 @@
 //! holds and waits of earlier epochs are from then on of unknown certainty, until new events
 //! confirm them. That costs nothing: nothing is walked. At the attach nothing is known either, and
 //! a release whose acquire was not seen is then no error but an *unknown start*. What contradicts the
-//! state with no gap to explain it is counted as an [`Anomaly`], and the newest event is believed.
+//! state with no gap to explain it is counted as an [`Anomaly`], and the newest event is believed. Of a
+//! stream that was cut down to some kinds of events (`--only`) nothing is called an anomaly.
 //!
 //! Memory is bounded by [`Limits`]: what has been idle for long makes room, and is counted.
 
@@ -110,6 +111,8 @@ pub struct Engine {
     self_pid: u32,
     releases_observed: bool,
     acquires_observed: bool,
+    /// Whether all kinds of events were asked for; else what looks wrong was only left out.
+    whole: bool,
     /// Derived events that go out before and after the one at hand.
     before: Vec<(Event, Meta)>,
     after: Vec<(Event, Meta)>,
@@ -157,6 +160,7 @@ impl Engine {
                 .unseen
                 .iter()
                 .any(|unseen| unseen.operation == Kind::VmaReadAcquire.name()),
+            whole: !info.filters.iter().any(|filter| filter.contains("--only")),
             before: Vec::new(),
             after: Vec::new(),
             rewritten: None,
@@ -575,6 +579,9 @@ impl Engine {
 
     #[cold]
     fn anomaly(&mut self, kind: AnomalyKind, event: &Event, other: Option<TaskKey>) {
+        if !self.whole {
+            return;
+        }
         self.totals.anomalies[kind as usize] += 1;
         if self.anomalies.len() < ANOMALIES_KEPT {
             let other = other.and_then(|key| self.tasks.peek(u64::from(key)));

@@ -55,7 +55,7 @@ fn losses() -> Losses {
 }
 
 fn event(seq: u32) -> Event {
-    let kind = if seq % 3 == 0 {
+    let kind = if seq.is_multiple_of(3) {
         Kind::FaultEnd
     } else {
         Kind::MmapStart

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! releases observed            every release of a VMA read lock is seen (else they are derived)
+//! only KINDS                  the other kinds were left out in the kernel
 //! acquires unseen              some acquires happen at places that are not seen
 //! site 1 lock_next_vma         where events with site=1 come from; a number behind it is their bound in ns
 //! limits 2 2 2                 at most so many tasks, VMAs, mms
@@ -102,7 +103,7 @@ impl Scenario {
     fn line(&mut self, line: &str) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
-            "releases" | "acquires" | "site" | "limits" => self.set_up(&words),
+            "releases" | "acquires" | "only" | "site" | "limits" => self.set_up(&words),
             "<" | ">" | "=" => self.expect_event(&words),
             "count" => self.expect_count(&words),
             "anomaly" => self.expect_anomaly(&words),
@@ -146,6 +147,7 @@ impl Scenario {
                 operation: "vma_read_acquire".into(),
                 ..UnseenInfo::default()
             }),
+            ["only", kinds] => self.info.filters.push(format!("--only {kinds}")),
             ["site", number, function, bound @ ..] => {
                 let at: usize = parse(number)?;
                 if at >= self.info.sites.len() {
