@@ -85,6 +85,15 @@ impl Default for Limits {
     }
 }
 
+/// More holds than this at a time no task has: the releases of the oldest were not seen.
+const HOLDS_LIMIT: usize = 64;
+/// The same for faults in faults.
+const FRAMES_LIMIT: usize = 8;
+/// The same for waits, of which an interrupt may add one.
+const WAITS_LIMIT: usize = 4;
+/// The same for VMAs that are write-locked in one address space.
+const WRITE_LOCKED_LIMIT: usize = 1 << 17;
+
 /// What had to make room: how many, and how many of those were in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Aged {
@@ -461,6 +470,9 @@ impl Engine {
     }
 
     fn add_hold(&mut self, t: u32, hold: Hold) {
+        if self.tasks[t].holds.len() >= HOLDS_LIMIT {
+            self.lose_hold(t, 0);
+        }
         let key = self.key(t);
         match hold.lock {
             Lock::MmapRead => {
@@ -548,6 +560,15 @@ impl Engine {
         } else {
             self.totals.waits_unknown[lock] += 1;
         }
+    }
+
+    fn add_wait(&mut self, t: u32, wait: Wait) {
+        if self.tasks[t].waits.len() >= WAITS_LIMIT {
+            let oldest = self.tasks[t].waits.remove(0);
+            let key = self.key(t);
+            self.unlink_wait(key, &oldest);
+        }
+        self.tasks[t].waits.push(wait);
     }
 
     /// Takes the latest wait that fits out of the task, and out of what is waited for.

@@ -121,6 +121,38 @@ fn claims_nothing(engine: &Engine) {
     }
 }
 
+/// With `--only` the kernel sends the starts of things without their ends: nothing may grow by that.
+#[test]
+fn one_kind_alone_does_not_pile_up() {
+    for &kind in Kind::ALL {
+        for observed in [false, true] {
+            let mut engine = engine(
+                observed,
+                Limits {
+                    tasks: 4,
+                    vmas: 64,
+                    mms: 64,
+                },
+            );
+            for at in 0..20_000u64 {
+                let mut event = Event::synthetic(kind, at);
+                event.header.tid = 7;
+                event.header.flags = flag::MM | flag::VMA;
+                event.body.mm = 0x1000 + at % 100;
+                event.body.vma = 0x10_0000 + at;
+                event.body.arg = if at % 2 == 0 { 0x1000_0000 } else { 0 };
+                engine.apply(&event, &mut |_, _| {});
+            }
+            check(&engine);
+            for task in engine.tasks() {
+                assert!(task.holds().filter(|hold| hold.lock != Lock::VmaWrite).count() <= 64);
+                assert!(task.waits().count() <= 4);
+                assert!(task.frames().len() <= 8);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 

@@ -15,8 +15,16 @@ const ALLOWED: &[(i32, &str, &str)] = &[
     (8, "bpf_get_smp_processor_id", "reads a register"),
     (14, "bpf_get_current_pid_tgid", "reads the current task"),
     (16, "bpf_get_current_comm", "copies the current task's name"),
-    (113, "bpf_probe_read_kernel", "does not fault: a bad address is an error"),
-    (131, "bpf_ringbuf_reserve", "our own ring; gives up instead of waiting in an NMI"),
+    (
+        113,
+        "bpf_probe_read_kernel",
+        "does not fault: a bad address is an error",
+    ),
+    (
+        131,
+        "bpf_ringbuf_reserve",
+        "our own ring; gives up instead of waiting in an NMI",
+    ),
     (132, "bpf_ringbuf_submit", "our own ring"),
     (133, "bpf_ringbuf_discard", "our own ring"),
     (134, "bpf_ringbuf_query", "reads positions of our own ring"),
@@ -54,7 +62,11 @@ fn helpers() -> BTreeMap<String, BTreeSet<i32>> {
 #[test]
 fn programs_call_only_helpers_that_are_harmless_inside_a_page_fault() {
     let helpers = helpers();
-    assert!(helpers.len() >= 15, "programs are missing from the object: {:?}", helpers.keys());
+    assert!(
+        helpers.len() >= 15,
+        "programs are missing from the object: {:?}",
+        helpers.keys()
+    );
     for (program, calls) in &helpers {
         for call in calls {
             let allowed = ALLOWED.iter().any(|(number, ..)| number == call)
@@ -78,5 +90,8 @@ fn events_go_out_through_one_ring_and_nothing_else() {
         ".rodata", "AYA_LOGS", "COUNTERS", "EVENTS", "INFLIGHT", "PIDS", "SITES", "TIDS",
     ]);
     let unknown: Vec<_> = maps.difference(&known).collect();
-    assert!(unknown.is_empty(), "a map that docs/wire-format.md does not tell of: {unknown:?}");
+    assert!(
+        unknown.is_empty(),
+        "a map that docs/wire-format.md does not tell of: {unknown:?}"
+    );
 }

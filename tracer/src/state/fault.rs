@@ -21,6 +21,10 @@ impl Engine {
             }
             self.tasks[t].frames.clear();
         }
+        if self.tasks[t].frames.len() >= super::FRAMES_LIMIT {
+            self.anomaly(AnomalyKind::FaultWithoutEnd, event, None);
+            self.tasks[t].frames.clear();
+        }
         let depth = self.tasks[t].frames.len();
         if self.tasks[t]
             .retry

@@ -27,14 +27,15 @@ impl Engine {
         }
         // A task waits for nothing that it holds, so what is doubtful anyway is over.
         self.lose_stale(t, address);
-        self.tasks[t].waits.push(Wait {
+        let wait = Wait {
             lock,
             certainty: Provenance::Observed,
             epoch: self.epoch,
             mm: address,
             vma: 0,
             since_ns: event.header.ts_ns,
-        });
+        };
+        self.add_wait(t, wait);
         let key = self.key(t);
         self.mms[m].waiters.push(key);
     }

@@ -110,14 +110,15 @@ impl Engine {
         }
         self.vmas[v].waiting_writer = Some(self.key(t));
         let mm = self.vmas[v].mm;
-        self.tasks[t].waits.push(Wait {
+        let wait = Wait {
             lock: Lock::VmaWrite,
             certainty: Provenance::Observed,
             epoch: self.epoch,
             mm,
             vma: address,
             since_ns: event.header.ts_ns,
-        });
+        };
+        self.add_wait(t, wait);
     }
 
     pub(super) fn vma_write_acquire(&mut self, t: u32, event: &Event) {
@@ -134,6 +135,9 @@ impl Engine {
         }
         let m = self.mm_of(mm, event);
         self.mms[m].count(Lock::VmaWrite);
+        if self.mms[m].write_locked.len() >= super::WRITE_LOCKED_LIMIT {
+            self.end_vma_writes(None, m, event.header.ts_ns);
+        }
         self.require_writer(t, m, mm, event);
         let already = self.write_locked_by(v).is_some();
         let vma = &mut self.vmas[v];

@@ -60,8 +60,8 @@ impl<W: Write> Page<'_, W> {
     fn summary(&mut self, report: &Report) -> io::Result<()> {
         let events = &report.events;
         let kernel = &report.kernel;
-        let seconds = report.duration_ns / 1_000_000_000;
-        let rate = events.received.checked_div(seconds.max(1)).unwrap_or(0);
+        let rate = u128::from(events.received) * 1_000_000_000 / u128::from(report.duration_ns.max(1));
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         writeln!(
             self.out,
             "kernel {} {}   source {}   {}   {} events/s",
@@ -116,18 +116,23 @@ impl<W: Write> Page<'_, W> {
     }
 
     fn locks(&mut self, report: &Report) -> io::Result<()> {
-        self.heading("LOCKS          taken     given back    held  start unknown   end unknown")?;
+        self.heading(&format!(
+            "{:<10}{:>13}{:>13}{:>8}{:>16}{:>14}",
+            "LOCKS", "taken", "given back", "held", "start unknown", "end unknown"
+        ))?;
         for (name, books) in &report.balance {
-            let mark = if books.balanced { "" } else { "  does not add up" };
             writeln!(
                 self.out,
-                "{name:<10}{:>10}{:>15}{:>8}{:>15}{:>14}{mark}",
+                "{name:<10}{:>13}{:>13}{:>8}{:>16}{:>14}",
                 count(books.acquires + books.converted_in),
                 count(books.releases + books.converted_out),
                 count(books.held),
                 count(books.unknown_starts),
                 count(books.lost)
             )?;
+            if !books.balanced {
+                writeln!(self.out, "          {name} does not add up: please report this")?;
+            }
         }
         for (title, table) in [("WAITS", &report.waits), ("HOLDS", &report.holds)] {
             self.heading(&format!(
@@ -154,11 +159,14 @@ impl<W: Write> Page<'_, W> {
     }
 
     fn faults(&mut self, report: &Report) -> io::Result<()> {
-        self.heading("PAGE FAULTS      total      VMA lock   retried   mmap_lock   error  given up")?;
+        self.heading(&format!(
+            "{:<12}{:>12}{:>14}{:>10}{:>12}{:>8}{:>10}",
+            "PAGE FAULTS", "total", "VMA lock", "retried", "mmap_lock", "error", "given up"
+        ))?;
         for (name, faults) in [("all", &report.faults), ("user", &report.user_faults)] {
             writeln!(
                 self.out,
-                "{name:<8}{:>14}{:>14}{:>10}{:>12}{:>8}{:>10}",
+                "{name:<12}{:>12}{:>14}{:>10}{:>12}{:>8}{:>10}",
                 count(faults.total),
                 count(faults.vma_lock),
                 count(faults.retried),
