@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -302,14 +301,7 @@ impl Guest {
                 .arg(format!("virtserialport,chardev={name},name={port}"));
         }
         command.stdin(Stdio::null()).stdout(log).stderr(log_too);
-        // SAFETY: prctl is async-signal-safe and touches no memory of ours. It makes the emulator die with the
-        // thread that started it, however that dies.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            });
-        }
+        ws::dies_with_us(&mut command, libc::SIGKILL);
         command
             .spawn()
             .with_context(|| format!("starting `{}`", ws::show(&command)))

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,6 +108,17 @@ pub(crate) fn capture_all(command: &mut Command) -> Result<()> {
     );
 }
 
+/// Makes a command die with us, however we die: a terminal's ^C reaches it by itself, a kill of us does not.
+pub(crate) fn dies_with_us(command: &mut Command, signal: libc::c_int) {
+    // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+    unsafe {
+        command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
 /// Runs a long and chatty command under a progress line; all it says goes to `log`, whose end is part of the error.
 pub(crate) fn run_logged(label: &str, command: &mut Command, log: &Path) -> Result<()> {
     if let Some(dir) = log.parent() {
@@ -116,6 +128,7 @@ pub(crate) fn run_logged(label: &str, command: &mut Command, log: &Path) -> Resu
     let err = file
         .try_clone()
         .with_context(|| format!("using {}", log.display()))?;
+    dies_with_us(command, libc::SIGTERM);
     let progress = ui::Progress::follow(label, log);
     let status = command.stdin(Stdio::null()).stdout(file).stderr(err).status();
     let status = status.with_context(|| format!("starting `{}`", show(command)))?;
