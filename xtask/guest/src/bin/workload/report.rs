@@ -41,6 +41,8 @@ counts! {
     Mprotect = "mprotect_calls", false;
     /// madvise.
     Madvise = "madvise_calls", false;
+    /// Those of the madvise calls that take mmap_lock for writing.
+    MadviseWrite = "madvise_write_calls", false;
     /// mremap.
     Mremap = "mremap_calls", false;
     /// fork (as clone).
@@ -124,6 +126,7 @@ impl Counts {
             Count::Mmap,
             Count::Munmap,
             Count::Mprotect,
+            Count::MadviseWrite,
             Count::Mremap,
             Count::Forks,
             Count::Expansions,
@@ -182,6 +185,7 @@ impl Report {
         all.insert("begin_ns".into(), self.begin_ns.into());
         all.insert("end_ns".into(), self.end_ns.into());
         all.insert("exact".into(), self.exact.into());
+        all.insert("mmap_write_locks".into(), self.counts.mmap_writes().into());
         all.insert("faults".into(), self.counts.faults().into());
         all.insert("ru_minflt".into(), self.counted.minor.into());
         all.insert("ru_majflt".into(), self.counted.major.into());

@@ -47,14 +47,6 @@ pub(crate) fn last(call: &str) -> anyhow::Error {
     anyhow!(io::Error::last_os_error()).context(call.to_owned())
 }
 
-/// The error number behind an error of [`check`].
-pub(crate) fn errno(error: &anyhow::Error) -> i32 {
-    error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::raw_os_error)
-        .unwrap_or(0)
-}
-
 /// A range of pages, unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -99,11 +91,6 @@ impl Mapping {
             base: base as usize,
             len,
         })
-    }
-
-    /// Takes over a range that has been mapped by other means.
-    pub(crate) fn adopt(base: usize, len: usize) -> Self {
-        Self { base, len }
     }
 
     /// First address.
@@ -170,11 +157,6 @@ impl Mapping {
         // SAFETY: the range belongs to this mapping, which is gone now.
         check(unsafe { libc::munmap(base as *mut _, len) }, "munmap").map(drop)
     }
-
-    /// Lets go of the range without unmapping it; the caller has unmapped it, or the process is ending.
-    pub(crate) fn forget(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Mapping {
@@ -205,7 +187,10 @@ pub(crate) fn peek(address: usize) -> u64 {
 
 /// CLOCK_MONOTONIC, the clock of traces.
 pub(crate) fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` outlives the call, which cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
@@ -268,12 +253,6 @@ impl Faults {
             major: self.major - earlier.major,
         }
     }
-
-    /// Adds another's.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.minor += other.minor;
-        self.major += other.major;
-    }
 }
 
 impl From<&libc::rusage> for Faults {
@@ -301,8 +280,14 @@ pub(crate) fn fill(fd: &impl AsRawFd, len: usize) -> Result<()> {
     let block = [0x5a_u8; PAGE];
     for at in (0..len).step_by(PAGE) {
         // SAFETY: the buffer is as long as it is said to be.
-        let written =
-            unsafe { libc::pwrite(fd.as_raw_fd(), block.as_ptr().cast(), PAGE, at.cast_signed() as i64) };
+        let written = unsafe {
+            libc::pwrite(
+                fd.as_raw_fd(),
+                block.as_ptr().cast(),
+                PAGE,
+                at.cast_signed() as i64,
+            )
+        };
         if check(written as i64, "writing the file to be mapped")? != PAGE as i64 {
             return Err(anyhow!(
                 "the file to be mapped was written in part: is its file system full?"
@@ -331,4 +316,12 @@ pub(crate) fn file_in(dir: &str, len: usize) -> Result<OwnedFd> {
     check(unsafe { libc::unlink(name.as_ptr()) }, "unlink")?;
     fill(&fd, len)?;
     Ok(fd)
+}
+
+/// Sets a file's length.
+pub(crate) fn truncate(fd: &impl AsRawFd, len: usize) -> Result<()> {
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::ftruncate(fd.as_raw_fd(), len.cast_signed() as i64) };
+    check(result, "ftruncate")?;
+    Ok(())
 }

@@ -1,0 +1,267 @@
+//! The command line: one subcommand for each workload, all made from one table.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde_json::Value;
+
+use crate::report::Report;
+
+/// One workload.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// One sentence.
+    pub(crate) about: &'static str,
+    /// What is counted, what is exact, and what it needs.
+    pub(crate) detail: &'static str,
+    /// Default number of threads; 0 if it is fixed.
+    pub(crate) threads: usize,
+    /// Default number of pages.
+    pub(crate) pages: usize,
+    /// Default number of rounds; 0 if there are none.
+    pub(crate) rounds: usize,
+    /// Default duration in milliseconds; 0 if it ends by itself.
+    pub(crate) millis: u64,
+    /// Values of `--kind`, the default first.
+    pub(crate) kinds: &'static [&'static str],
+    /// Does it read files of a directory?
+    pub(crate) dir: bool,
+    /// Runs it.
+    pub(crate) run: fn(&Opts) -> Result<Report>,
+}
+
+/// An entry with the defaults that most have.
+pub(crate) const PLAIN: Entry = Entry {
+    name: "",
+    about: "",
+    detail: "",
+    threads: 2,
+    pages: 64,
+    rounds: 8,
+    millis: 0,
+    kinds: &[],
+    dir: false,
+    run: |_| Ok(Report::default()),
+};
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub(crate) struct Opts {
+    pub(crate) threads: usize,
+    pub(crate) pages: usize,
+    pub(crate) rounds: usize,
+    pub(crate) seed: u64,
+    pub(crate) duration: Duration,
+    pub(crate) kind: String,
+    pub(crate) dir: String,
+    pub(crate) json: bool,
+}
+
+/// What is to be done.
+pub(crate) enum Parsed {
+    /// Run this.
+    Run(&'static Entry, Opts),
+    /// All done.
+    Done,
+}
+
+fn table() -> impl Iterator<Item = &'static Entry> {
+    [
+        crate::w_mixed::TABLE,
+        crate::w_basic::TABLE,
+        crate::w_file::TABLE,
+        crate::w_fork::TABLE,
+        crate::w_change::TABLE,
+        crate::w_time::TABLE,
+        crate::w_holder::TABLE,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn command() -> Command {
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .global(true)
+        .help("Print one line of JSON");
+    let mut command = Command::new("workload")
+        .about("Known numbers of operations on the locks that tracer watches")
+        .after_help(
+            "Every workload prints what it did as the kernel must have seen it, between begin_ns and end_ns \
+             (CLOCK_MONOTONIC),\nduring which none of its threads did anything else. If the kernel's own count of \
+             faults differs where it must not, it\nfails.\n\nExit status: 0 done, 1 failed, 2 usage, 3 not possible \
+             on this kernel or with these privileges.\n\nExample: workload mixed --threads 4 --rounds 8 --json",
+        )
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_value_name("NAME")
+        .subcommand_help_heading("Workloads")
+        .disable_help_subcommand(true)
+        .arg(json)
+        .arg(
+            Arg::new("list")
+                .long("list")
+                .action(ArgAction::SetTrue)
+                .help("List the workloads, each with a sentence"),
+        );
+    for entry in table() {
+        command = command.subcommand(subcommand(entry));
+    }
+    command
+}
+
+fn subcommand(entry: &'static Entry) -> Command {
+    let mut command = Command::new(entry.name)
+        .about(entry.about)
+        .long_about(format!("{}\n\n{}", entry.about, entry.detail));
+    let mut example = format!("Example: workload {} --json", entry.name);
+    let number = |name: &'static str, short: char, default: usize, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .short(short)
+            .value_name("N")
+            .value_parser(value_parser!(u64).range(1..=1_000_000))
+            .default_value(default.to_string())
+            .help(help)
+    };
+    if entry.threads > 0 {
+        command = command.arg(number(
+            "threads",
+            't',
+            entry.threads,
+            "Threads that do the measured work",
+        ));
+        example.push_str(&format!(" --threads {}", entry.threads));
+    }
+    if entry.pages > 0 {
+        command = command.arg(number(
+            "pages",
+            'p',
+            entry.pages,
+            "Pages for each thread and round",
+        ));
+        example.push_str(&format!(" --pages {}", entry.pages));
+    }
+    if entry.rounds > 0 {
+        command = command.arg(number(
+            "rounds",
+            'r',
+            entry.rounds,
+            "How often each thread does it",
+        ));
+    }
+    if entry.millis > 0 {
+        command = command.arg(
+            Arg::new("duration")
+                .long("duration")
+                .short('d')
+                .value_name("MS")
+                .value_parser(value_parser!(u64).range(1..=3_600_000))
+                .default_value(entry.millis.to_string())
+                .help("How long, in milliseconds"),
+        );
+        example.push_str(&format!(" --duration {}", entry.millis));
+    }
+    if !entry.kinds.is_empty() {
+        command = command.arg(
+            Arg::new("kind")
+                .long("kind")
+                .value_parser(entry.kinds.to_vec())
+                .default_value(entry.kinds[0])
+                .help("Which of its kinds"),
+        );
+        example.push_str(&format!(" --kind {}", entry.kinds[0]));
+    }
+    if entry.dir {
+        command = command.arg(
+            Arg::new("dir")
+                .long("dir")
+                .value_name("DIR")
+                .default_value("/dev/shm")
+                .help("Where its file is created; counts are exact on tmpfs and ramfs"),
+        );
+    }
+    command
+        .arg(
+            Arg::new("seed")
+                .long("seed")
+                .value_name("S")
+                .value_parser(value_parser!(u64))
+                .default_value("1")
+                .help("Decides the order of operations where it is random"),
+        )
+        .after_help(example)
+}
+
+/// Reads the command line; on errors it ends the process, as clap does.
+pub(crate) fn parse() -> Parsed {
+    let mut command = command();
+    let matches = command.get_matches_mut();
+    if matches.get_flag("list") {
+        list(matches.get_flag("json"));
+        return Parsed::Done;
+    }
+    let found = matches
+        .subcommand()
+        .and_then(|(name, sub)| table().find(|e| e.name == name).map(|e| (e, sub)));
+    let Some((entry, sub)) = found else {
+        command
+            .error(
+                clap::error::ErrorKind::MissingSubcommand,
+                "which workload? `workload --list` names them",
+            )
+            .exit()
+    };
+    Parsed::Run(entry, opts(sub))
+}
+
+fn opts(sub: &ArgMatches) -> Opts {
+    let number = |name: &str| match sub.try_get_one::<u64>(name) {
+        Ok(Some(n)) => usize::try_from(*n).unwrap_or(usize::MAX),
+        // Not an argument of this workload.
+        _ => 0,
+    };
+    let text = |name: &str| match sub.try_get_one::<String>(name) {
+        Ok(Some(text)) => text.clone(),
+        _ => String::new(),
+    };
+    Opts {
+        threads: number("threads"),
+        pages: number("pages"),
+        rounds: number("rounds"),
+        seed: number("seed") as u64,
+        duration: Duration::from_millis(number("duration") as u64),
+        kind: text("kind"),
+        dir: text("dir"),
+        json: sub.get_flag("json"),
+    }
+}
+
+fn list(json: bool) {
+    if json {
+        let all: Vec<Value> = table()
+            .map(|e| serde_json::json!({"name": e.name, "about": e.about}))
+            .collect();
+        println!("{}", Value::Array(all));
+        return;
+    }
+    for entry in table() {
+        println!("{:<18} {}", entry.name, entry.about);
+    }
+}
+
+/// Prints a result for people.
+pub(crate) fn print(json: &Value) {
+    for (key, value) in json.as_object().into_iter().flatten() {
+        if key == "by_thread" {
+            continue;
+        }
+        match value {
+            Value::String(text) => println!("{key:<20} {text}"),
+            other => println!("{key:<20} {other}"),
+        }
+    }
+}
