@@ -280,6 +280,7 @@ impl Engine {
     #[inline]
     fn take(&mut self, event: &Event) {
         let t = self.enter(event);
+        self.drop_stale_waits(t, event.kind);
         match event.kind {
             Kind::MmapStart => self.mmap_start(t, event),
             Kind::MmapAcquire => self.mmap_acquire(t, event),
@@ -297,6 +298,22 @@ impl Engine {
             Kind::FaultBegin => self.fault_begin(t, event),
             Kind::FaultEnd => self.fault_end(t, event),
             Kind::Gap => {}
+        }
+    }
+
+    /// Who does something does not wait: a wait from before a gap is over, unless this event ends it.
+    #[inline]
+    fn drop_stale_waits(&mut self, t: u32, kind: Kind) {
+        let ends_wait = matches!(
+            kind,
+            Kind::MmapAcquire | Kind::MmapFail | Kind::VmaWriteAcquire | Kind::VmaWriteFail
+        );
+        if ends_wait || self.tasks[t].waits.is_empty() {
+            return;
+        }
+        let epoch = self.epoch;
+        while let Some(wait) = self.take_wait(t, |wait| wait.epoch != epoch) {
+            self.totals.waits_unknown[wait.lock as usize] += 1;
         }
     }
 

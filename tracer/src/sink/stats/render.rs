@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{Report, TaskReport};
-use crate::sink::text::{count, duration, fit};
+use crate::sink::text::{count, duration, fit, wrap};
 
 /// How tables look.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,10 +87,13 @@ impl<W: Write> Page<'_, W> {
             count(events.missed)
         )?;
         if !report.filters.is_empty() {
-            writeln!(self.out, "only   {}", report.filters.join(" "))?;
+            writeln!(self.out, "only   {}", fit(&report.filters.join(" "), 73))?;
         }
         for warning in &report.warnings {
-            writeln!(self.out, "note   {warning}")?;
+            for (at, line) in wrap(warning, 73).iter().enumerate() {
+                let label = if at == 0 { "note" } else { "" };
+                writeln!(self.out, "{label:<7}{line}")?;
+            }
         }
         Ok(())
     }
@@ -284,8 +287,10 @@ impl<W: Write> Page<'_, W> {
         }
         self.heading("NOT SEEN on this kernel")?;
         for unseen in &report.unseen {
-            let line = format!("{} in {}: {}", unseen.operation, unseen.function, unseen.reason);
-            writeln!(self.out, "{}", fit(&line, 80))?;
+            writeln!(self.out, "{} in {}:", unseen.operation, unseen.function)?;
+            for line in wrap(&unseen.reason, 76) {
+                writeln!(self.out, "    {line}")?;
+            }
         }
         Ok(())
     }

@@ -67,13 +67,13 @@ fn picture() -> Snapshot {
         event.body.arg = 0x1040_0000;
     });
     apply(e, Kind::MmapStart, 305, b"idle", 60, |event| {
-        event.body.mm = 0x9000
+        event.body.mm = 0x9000;
     });
     apply(e, Kind::MmapAcquire, 305, b"idle", 61, |event| {
-        event.body.mm = 0x9000
+        event.body.mm = 0x9000;
     });
     apply(e, Kind::MmapRelease, 305, b"idle", 73, |event| {
-        event.body.mm = 0x9000
+        event.body.mm = 0x9000;
     });
     apply(e, Kind::VmaWriteAcquire, 42, b"tracer", 74, |event| {
         vma(0x8000)(event);
