@@ -181,7 +181,7 @@ pub struct CpuCounters {
 const _: () = assert!(size_of::<CpuCounters>() == 16);
 
 /// Upper bound on sites in a plan: the kernel counts hits and drops of each one apart.
-pub const MAX_SITES: u32 = 1024;
+pub const MAX_SITES: u32 = 256;
 
 /// What one CPU counts for one site.
 #[repr(C)]

@@ -13,7 +13,7 @@ use tracer_common::wire::Event;
 use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StatsArgs};
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
-use crate::kernel::{Depth, Facts, Paths};
+use crate::kernel::Depth;
 use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
@@ -296,7 +296,7 @@ fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let facts = Facts::gather(&Paths::default(), Depth::Full)?;
+    let (facts, btf) = live_setup::gather(Depth::Full)?;
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
@@ -313,7 +313,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         log: false,
     };
     let start = Instant::now();
-    let mut live = Live::start(&facts, &options, Vec::new())?;
+    let mut live = Live::start(&facts, &btf, &options, Vec::new())?;
     log::info!("attached in {} ms", start.elapsed().as_millis());
     let report = doctor::Report::new(&facts, live.info());
     let start = Instant::now();

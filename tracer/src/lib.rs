@@ -18,3 +18,4 @@ pub mod recording;
 pub mod sink;
 pub mod source;
 pub mod state;
+pub mod text;

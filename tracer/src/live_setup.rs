@@ -33,7 +33,7 @@ pub fn start(args: &LiveArgs, log: bool) -> anyhow::Result<Started> {
         check_thread(Path::new("/proc"), tid)?;
     }
     let comm = args.comm.as_deref().map(comm).transpose()?;
-    let facts = Facts::gather(&Paths::default(), Depth::Attach)?;
+    let (facts, btf) = gather(Depth::Attach)?;
     let options = attach::Options {
         ring_bytes: args.buffer,
         exclude_pid: if args.include_self { 0 } else { std::process::id() },
@@ -46,7 +46,7 @@ pub fn start(args: &LiveArgs, log: bool) -> anyhow::Result<Started> {
     };
     let options = attach::Options { kinds: if args.only.is_empty() { u64::MAX } else { options.kinds }, ..options };
 
-    let mut live = Live::start(&facts, &options, filters(args))?;
+    let mut live = Live::start(&facts, &btf, &options, filters(args))?;
     let mut stop = Stop::new(args.duration)?;
     if !args.cmd.is_empty() {
         let mut child = Child::start(&args.cmd)?;
@@ -61,6 +61,20 @@ pub fn start(args: &LiveArgs, log: bool) -> anyhow::Result<Started> {
         });
     }
     Ok(Started { live, stop })
+}
+
+/// What is known of this kernel, and its types in the form that aya wants. Both are read from the
+/// same five megabytes, side by side.
+///
+/// # Errors
+/// When the kernel does not tell its types.
+pub fn gather(depth: Depth) -> anyhow::Result<(Facts, aya::Btf)> {
+    std::thread::scope(|scope| {
+        let types = scope.spawn(aya::Btf::from_sys_fs);
+        let facts = Facts::gather(&Paths::default(), depth)?;
+        let btf = types.join().map_err(|_| anyhow::anyhow!("reading the kernel's types failed"))?;
+        Ok((facts, btf.context("cannot use /sys/kernel/btf/vmlinux")?))
+    })
 }
 
 /// The filters in words, for whoever reads the recording later.

@@ -17,7 +17,7 @@ const BPF: &str = "bpfel-unknown-none";
 /// bpf-linker is found through PATH.
 const BPF_FLAGS: [&str; 3] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
-    "-Cdebuginfo=2",
+    "-Cdebuginfo=0",
     "-Ctarget-cpu=v3",
 ];
 

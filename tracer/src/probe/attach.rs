@@ -1,7 +1,10 @@
 //! Loads and attaches a plan. Each probe by itself: one that fails is a line in `doctor`, not a failed start.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::{io, mem};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Instant;
+use std::{io, mem, thread};
 
 use anyhow::Context as _;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
@@ -40,26 +43,37 @@ pub struct Options {
 ///
 /// # Errors
 /// When the object as a whole cannot be loaded, or not a single probe could be attached.
-pub fn attach(plan: &mut Plan, facts: &Facts, options: &Options) -> anyhow::Result<Ebpf> {
-    let btf = Btf::from_sys_fs().context("cannot read /sys/kernel/btf/vmlinux")?;
-    let mut ebpf = load(plan, &btf, options)?;
+pub fn attach(plan: &mut Plan, facts: &Facts, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
+    let start = Instant::now();
+    let mut ebpf = load(plan, btf, options)?;
+    log::debug!("maps made in {} ms", start.elapsed().as_millis());
     fill_filters(&mut ebpf, options)?;
 
+    let mut wanted: Vec<(&str, Attach)> =
+        plan.probes.iter().map(|probe| (probe.program, probe.attach.clone())).collect();
     if options.follow {
-        for (program, tracepoint) in
-            [("follow_fork", "sched_process_fork"), ("follow_free", "sched_process_free")]
-        {
-            let attach = Attach::TpBtf(tracepoint);
-            attach_one(&mut ebpf, &btf, program, &attach)
-                .with_context(|| format!("cannot follow child processes ({tracepoint})"))?;
+        wanted.push(("follow_fork", Attach::TpBtf("sched_process_fork")));
+        wanted.push(("follow_free", Attach::TpBtf("sched_process_free")));
+    }
+    let mut loaded = load_programs(&mut ebpf, btf, &wanted);
+
+    if options.follow {
+        for program in ["follow_fork", "follow_free"] {
+            loaded
+                .remove(program)
+                .unwrap_or(Err(ProgramError::NotLoaded))
+                .and_then(|()| hook(&mut ebpf, program, &Attach::TpBtf("")))
+                .context("cannot follow child processes")?;
         }
     }
     let mut first_error = None;
     let mut attached = 0;
-    let probes = plan.probes.clone();
-    for Planned { program, attach, site } in &probes {
-        match attach_one(&mut ebpf, &btf, program, attach) {
+    for Planned { program, attach, site } in &plan.probes {
+        let start = Instant::now();
+        let result = loaded.remove(*program).unwrap_or(Err(ProgramError::NotLoaded));
+        match result.and_then(|()| hook(&mut ebpf, program, attach)) {
             Ok(()) => {
+                log::debug!("{program} attached in {} ms", start.elapsed().as_millis());
                 plan.sites[*site as usize].attached = true;
                 attached += 1;
             }
@@ -89,6 +103,41 @@ pub fn attach(plan: &mut Plan, facts: &Facts, options: &Options) -> anyhow::Resu
     }
 }
 
+/// Gives the programs to the verifier, several at a time: that is most of the time of a start.
+fn load_programs<'a>(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    wanted: &[(&'a str, Attach)],
+) -> HashMap<&'a str, Result<(), ProgramError>> {
+    let start = Instant::now();
+    let jobs: Vec<_> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| {
+            let (name, attach) = wanted.iter().find(|(wanted, _)| *wanted == name)?;
+            Some((*name, attach, program))
+        })
+        .collect();
+    let jobs = Mutex::new(jobs);
+    let results = Mutex::new(HashMap::new());
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(8);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let job = jobs.lock().map(|mut jobs| jobs.pop());
+                    let Ok(Some((name, attach, program))) = job else { break };
+                    let result = verify(program, btf, attach);
+                    if let Ok(mut results) = results.lock() {
+                        results.insert(name, result);
+                    }
+                }
+            });
+        }
+    });
+    log::debug!("programs loaded in {} ms", start.elapsed().as_millis());
+    results.into_inner().unwrap_or_default()
+}
+
 fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
     let on = |yes: bool| u8::from(yes);
     let filter_pids = on(options.follow || !options.pids.is_empty());
@@ -114,6 +163,13 @@ fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
         .override_global("COMM", &comm, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("EVENTS", options.ring_bytes);
+    // Memory for what this run does not use would only cost time.
+    if !plan.has("vma_start_read_return") {
+        loader.map_max_entries("INFLIGHT", 1);
+    }
+    if filter_pids == 0 {
+        loader.map_max_entries("PIDS", 1);
+    }
     loader.load(OBJECT).context("cannot create the maps of the probes")
 }
 
@@ -128,33 +184,28 @@ fn fill_filters(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn attach_one(ebpf: &mut Ebpf, btf: &Btf, name: &str, attach: &Attach) -> Result<(), ProgramError> {
+/// Hands a program to the verifier, for the place where it will go.
+fn verify(program: &mut Program, btf: &Btf, attach: &Attach) -> Result<(), ProgramError> {
+    match attach {
+        Attach::TpBtf(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf),
+        Attach::FEntry(function) => <&mut FEntry>::try_from(program)?.load(function, btf),
+        Attach::FExit(function) => <&mut FExit>::try_from(program)?.load(function, btf),
+        Attach::KProbe(_) | Attach::KRetProbe(_) => <&mut KProbe>::try_from(program)?.load(),
+    }
+}
+
+/// Makes the kernel call a loaded program.
+fn hook(ebpf: &mut Ebpf, name: &str, attach: &Attach) -> Result<(), ProgramError> {
     let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
     match attach {
-        Attach::TpBtf(tracepoint) => {
-            let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(tracepoint, btf)?;
-            program.attach()?;
-        }
-        Attach::FEntry(function) => {
-            let program: &mut FEntry = program.try_into()?;
-            program.load(function, btf)?;
-            program.attach()?;
-        }
-        Attach::FExit(function) => {
-            let program: &mut FExit = program.try_into()?;
-            program.load(function, btf)?;
-            program.attach()?;
-        }
+        Attach::TpBtf(_) => <&mut BtfTracePoint>::try_from(program)?.attach().map(drop),
+        Attach::FEntry(_) => <&mut FEntry>::try_from(program)?.attach().map(drop),
+        Attach::FExit(_) => <&mut FExit>::try_from(program)?.attach().map(drop),
         Attach::KProbe(offsets) | Attach::KRetProbe(offsets) => {
-            let program: &mut KProbe = program.try_into()?;
-            program.load()?;
-            for offset in offsets {
-                program.attach("_text", *offset)?;
-            }
+            let program = <&mut KProbe>::try_from(program)?;
+            offsets.iter().try_for_each(|offset| program.attach("_text", *offset).map(drop))
         }
     }
-    Ok(())
 }
 
 /// What went wrong, in a line.

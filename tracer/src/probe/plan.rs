@@ -154,7 +154,12 @@ fn place(facts: &Facts, row: &Row) -> Result<Attach, Option<UnseenInfo>> {
             // Functions that only one family has, or that a later kernel inlines, are no loss: what
             // stands in for them has a row of its own, or `tell_unseen` names the gap.
             let Some(&(params, _)) = facts.functions.get(target) else { return Err(None) };
-            if row.program == "area_free" && facts.functions.contains_key("vma_mark_detached") {
+            let better = match row.program {
+                "area_free" => facts.functions.contains_key("vma_mark_detached"),
+                "bad_area" => out_of_line(facts),
+                _ => false,
+            };
+            if better {
                 return Err(None);
             }
             if let Hook::Return(_, expected) = row.hook
@@ -242,7 +247,7 @@ fn globals(facts: &Facts, write: u8) -> Globals {
 }
 
 impl Plan {
-    fn has(&self, program: &str) -> bool {
+    pub(super) fn has(&self, program: &str) -> bool {
         self.probes.iter().any(|probe| probe.program == program)
     }
 

@@ -48,10 +48,10 @@ impl Live {
     ///
     /// # Errors
     /// [`probe::Refusal`] when this kernel or these privileges give nothing; else what went wrong.
-    pub fn start(facts: &Facts, options: &attach::Options, filters: Vec<String>) -> anyhow::Result<Self> {
+    pub fn start(facts: &Facts, btf: &aya::Btf, options: &attach::Options, filters: Vec<String>) -> anyhow::Result<Self> {
         let mut plan = probe::plan(facts)?;
         let start = clock::both();
-        let mut ebpf = attach::attach(&mut plan, facts, options)?;
+        let mut ebpf = attach::attach(&mut plan, facts, btf, options)?;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
         let Map::RingBuf(events) = events else { anyhow::bail!("the map EVENTS is no ring buffer") };
         let log = if options.log {
