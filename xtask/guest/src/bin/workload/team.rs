@@ -39,6 +39,9 @@ struct Done {
 /// Threads' stacks: enough for every workload, small enough to be touched in no time.
 const STACK: usize = 512 << 10;
 
+/// How deep [`touch_stack`] goes on them.
+const DEPTH: usize = 7;
+
 /// Uses the stack once as deep as any workload goes.
 #[inline(never)]
 fn touch_stack(depth: usize) -> u8 {
@@ -53,12 +56,13 @@ fn touch_stack(depth: usize) -> u8 {
 
 /// Runs `prepare`, then `work`, on every thread, first dry and then for real; only the real `work` is measured.
 ///
-/// `ready` runs on the main thread when all threads are prepared, just before the measured part.
+/// `ready` runs on the main thread while all others wait: before the dry run, and, when all threads are prepared, just
+/// before the measured part.
 pub(crate) fn measure<S>(
     threads: usize,
     prepare: impl Fn(usize, Phase) -> Result<S> + Sync,
     work: impl Fn(&mut S, &mut Counts) -> Result<()> + Sync,
-    ready: impl FnOnce() -> Result<()>,
+    ready: impl Fn(Phase) -> Result<()>,
 ) -> Result<Report> {
     let gate = Barrier::new(threads + 1);
     let stop = AtomicBool::new(false);
@@ -91,11 +95,18 @@ pub(crate) fn measure<S>(
             );
             std::process::exit(1);
         }
+        let stop_if_failed = |result: Result<()>| {
+            if result.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            result
+        };
         gate.wait();
-        let readied = ready();
-        if readied.is_err() {
-            stop.store(true, Ordering::Relaxed);
-        }
+        let readied = stop_if_failed(ready(Phase::Dry));
+        gate.wait();
+        gate.wait();
+        gate.wait();
+        let readied = readied.and(stop_if_failed(ready(Phase::Real)));
         let before = (Faults::of(libc::RUSAGE_THREAD), sys::now());
         let before = (before.0, Faults::of(libc::RUSAGE_SELF), sys::now());
         gate.wait();
@@ -139,22 +150,30 @@ fn member<S>(
     prepare: &(impl Fn(usize, Phase) -> Result<S> + Sync),
     work: &(impl Fn(&mut S, &mut Counts) -> Result<()> + Sync),
 ) -> Result<Done> {
-    touch_stack(7);
-    let mut prepared = prepare(index, Phase::Dry)
-        .and_then(|mut state| work(&mut state, &mut Counts::default()))
-        .context("dry run")
-        .and_then(|()| prepare(index, Phase::Real).context("preparing"));
-    // Whatever happened, all barriers must be passed, or the others wait for ever.
+    touch_stack(DEPTH);
+    gate.wait();
+    gate.wait();
+    // Whatever happens, all barriers must be passed, or the others wait for ever.
+    let stopped = || stop.load(Ordering::Relaxed);
+    let mut dry = Ok(());
+    if !stopped() {
+        dry = prepare(index, Phase::Dry)
+            .and_then(|mut state| work(&mut state, &mut Counts::default()))
+            .context("dry run");
+    }
+    gate.wait();
+    let mut prepared = dry.and_then(|()| prepare(index, Phase::Real).context("preparing"));
     if prepared.is_err() {
         stop.store(true, Ordering::Relaxed);
     }
     let mut counts = Counts::default();
+    touch_stack(DEPTH);
     Faults::of(libc::RUSAGE_THREAD);
     gate.wait();
     let before = Faults::of(libc::RUSAGE_THREAD);
     gate.wait();
     let worked = match &mut prepared {
-        Ok(state) if !stop.load(Ordering::Relaxed) => work(state, &mut counts),
+        Ok(state) if !stopped() => work(state, &mut counts),
         _ => Ok(()),
     };
     let counted = Faults::of(libc::RUSAGE_THREAD).since(before);

@@ -68,7 +68,7 @@ fn first_touch(opts: &Opts, areas: &[Mapping; 2], count: Count) -> Result<Report
             }
             Ok(())
         },
-        || Ok(()),
+        |_| Ok(()),
     )
 }
 
@@ -89,6 +89,6 @@ fn anon_read(opts: &Opts) -> Result<Report> {
             }
             Ok(())
         },
-        || Ok(()),
+        |_| Ok(()),
     )
 }

@@ -38,6 +38,6 @@ fn mprotect(opts: &Opts) -> Result<Report> {
             }
             Ok(())
         },
-        || Ok(()),
+        |_| Ok(()),
     )
 }

@@ -54,6 +54,6 @@ fn file(opts: &Opts) -> Result<Report> {
             }
             Ok(())
         },
-        || Ok(()),
+        |_| Ok(()),
     )
 }

@@ -60,7 +60,6 @@ fn forks(opts: &Opts, wait_first: bool) -> Result<Report> {
     let threads = opts.threads.max(1);
     let worlds = [World::new(opts, 1)?, World::new(opts, opts.rounds)?];
     let seal_all = || seal(&[&worlds[0].forked, &worlds[1].forked]);
-    seal_all()?;
     let mut report = measure(
         threads,
         |index, phase| Ok((index, &worlds[phase.index()])),
@@ -100,9 +99,9 @@ fn forks(opts: &Opts, wait_first: bool) -> Result<Report> {
             }
             Ok(())
         },
-        || {
+        |_| {
             seal_all()?;
-            // Children of the dry run have left this write-protected, and this thread is not measured.
+            // Children of the dry run have left it write-protected, and this thread is not measured.
             worlds[1].forked.write_all();
             Ok(())
         },

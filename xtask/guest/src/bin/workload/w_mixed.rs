@@ -81,7 +81,6 @@ struct Member<'a> {
 fn mixed(opts: &Opts) -> Result<Report> {
     let worlds = [World::new(opts, 1)?, World::new(opts, opts.rounds)?];
     let seal_all = || seal(&[&worlds[0].forked, &worlds[1].forked]);
-    seal_all()?;
     let mut report = measure(
         opts.threads,
         |index, phase: Phase| {
@@ -97,9 +96,9 @@ fn mixed(opts: &Opts) -> Result<Report> {
             }
             Ok(())
         },
-        || {
+        |_| {
             seal_all()?;
-            // Children of the dry run have left this write-protected, and this thread is not measured.
+            // Children of the dry run have left it write-protected, and this thread is not measured.
             worlds[1].forked.write_all();
             Ok(())
         },

@@ -57,7 +57,7 @@ fn storm(opts: &Opts) -> Result<Report> {
             }
             Ok(())
         },
-        || Ok(()),
+        |_| Ok(()),
     )?;
     let seconds = (report.end_ns - report.begin_ns) as f64 / 1e9;
     let rate = report.counts.get(Count::Touches) as f64 / seconds;
@@ -90,7 +90,7 @@ fn tick(opts: &Opts) -> Result<Report> {
             *stamps.lock().map_err(|_| anyhow!("another thread panicked"))? = std::mem::take(times);
             Ok(())
         },
-        || Ok(()),
+        |_| Ok(()),
     )?;
     let stamps = stamps.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
     report.set("touch_ns", stamps);
