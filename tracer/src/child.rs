@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 
@@ -17,6 +17,15 @@ struct Invoker {
     gid: libc::gid_t,
     groups: Vec<libc::gid_t>,
     name: OsString,
+}
+
+/// Whether the command may write to our terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// As if the user had started it.
+    Shown,
+    /// No: we draw there.
+    Hidden,
 }
 
 /// A command that was started and waits to be let go.
@@ -33,7 +42,7 @@ impl Child {
     ///
     /// # Errors
     /// When no process can be made. That the command does not exist shows only after [`Self::go`].
-    pub fn start(command: &[String]) -> anyhow::Result<Self> {
+    pub fn start(command: &[String], output: Output) -> anyhow::Result<Self> {
         let (program, arguments) = command.split_first().context("no command after --")?;
         let (mut pid_reader, pid_writer) = io::pipe().context("cannot make a pipe")?;
         let (go_reader, go) = io::pipe().context("cannot make a pipe")?;
@@ -41,6 +50,9 @@ impl Child {
 
         let mut process = Command::new(program);
         process.args(arguments);
+        if output == Output::Hidden {
+            process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
         let invoker = invoker();
         if let Some(invoker) = &invoker {
             process.env("USER", &invoker.name).env("LOGNAME", &invoker.name);
@@ -183,7 +195,7 @@ mod tests {
     fn a_command_does_not_begin_before_it_may() {
         let file = std::env::temp_dir().join(format!("tracer-child-{}", std::process::id()));
         let mut child =
-            Child::start(&command(&["sh", "-c", &format!("echo > {}; exit 3", file.display())])).unwrap();
+            Child::start(&command(&["sh", "-c", &format!("echo > {}; exit 3", file.display())]), Output::Shown).unwrap();
         thread::sleep(Duration::from_millis(50));
         assert!(!file.exists());
         child.go().unwrap();
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_command_that_does_not_exist_is_an_error() {
-        let mut child = Child::start(&command(&["/nonexistent/command"])).unwrap();
+        let mut child = Child::start(&command(&["/nonexistent/command"]), Output::Hidden).unwrap();
         child.go().unwrap();
         let error = wait(&mut child).unwrap_err();
         assert!(format!("{error:#}").contains("cannot start /nonexistent/command"));
@@ -202,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_never_let_go_ends() {
-        let child = Child::start(&command(&["sh", "-c", "exit 3"])).unwrap();
+        let child = Child::start(&command(&["sh", "-c", "exit 3"]), Output::Hidden).unwrap();
         let Child { go, ended, .. } = child;
         drop(go);
         assert_eq!(ended.recv().unwrap().unwrap().code(), Some(0));

@@ -2,6 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,6 +17,8 @@ use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordA
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
 use crate::kernel::Depth;
+use crate::child::Output;
+use crate::clock;
 use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
@@ -24,6 +29,7 @@ use crate::sink::address::Addresses;
 use crate::sink::jsonl::JsonlWriter;
 use crate::sink::stats::{self, Inputs};
 use crate::sink::text;
+use crate::sink::top::{self, Board, Camera};
 use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
@@ -76,16 +82,71 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
 }
 
 fn top(args: &LiveArgs, log: bool) -> anyhow::Result<u8> {
-    anyhow::ensure!(
-        io::stdout().is_terminal() && io::stdin().is_terminal(),
-        "the live table needs a terminal; use `tracer record -o FILE` or `tracer stats`"
-    );
-    let _ = (args, log);
-    anyhow::bail!("soon")
+    top::require_terminal()?;
+    let Started { mut live, mut stop } = live_setup::start(args, log, Output::Hidden)?;
+    let board = Board::new();
+    let (over, by_user) = (Arc::new(AtomicBool::new(false)), stop.switch());
+    let screen = thread::Builder::new().name("screen".to_owned()).spawn({
+        let (board, over) = (board.clone(), Arc::clone(&over));
+        move || {
+            let result = top::run(&board, &over);
+            by_user.store(true, Ordering::Relaxed);
+            result
+        }
+    });
+    let screen = screen.context("cannot start a thread for the screen")?;
+    // What the program has to say would run across the screen; the header says it there.
+    log::set_max_level(log::LevelFilter::Off);
+    let info = live.info().clone();
+    let mut watcher = Watcher {
+        analysis: Analysis::new(&info, |_, _| Ok(())),
+        losses: Losses::default(),
+        camera: Camera::default(),
+        next: Instant::now(),
+        board,
+        info: &info,
+    };
+    watcher.analysis.progress = Progress::silent();
+    let result = pipeline::run(&mut live, &mut stop, &mut watcher);
+    over.store(true, Ordering::Relaxed);
+    let shown = screen.join().map_err(|_| anyhow::anyhow!("the screen failed; the terminal was restored"))?;
+    result?;
+    shown?;
+    Ok(DONE)
+}
+
+/// Feeds the engine, and takes pictures of it for the screen.
+struct Watcher<'a, F> {
+    analysis: Analysis<F>,
+    losses: Losses,
+    camera: Camera,
+    next: Instant,
+    board: Board,
+    info: &'a SourceInfo,
+}
+
+impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Watcher<'_, F> {
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.analysis.event(event)
+    }
+
+    fn round(&mut self, order: &Order) -> anyhow::Result<()> {
+        if Instant::now() >= self.next {
+            self.next = Instant::now() + top::FRAME;
+            let Self { analysis, losses, camera, info, .. } = self;
+            self.board.publish(camera.take(&analysis.engine, order, losses, info, clock::monotonic_ns()));
+        }
+        Ok(())
+    }
+
+    fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
+        self.losses.clone_from(losses);
+        self.analysis.losses(losses)
+    }
 }
 
 fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
-    let Started { mut live, mut stop } = live_setup::start(&args.live, log)?;
+    let Started { mut live, mut stop } = live_setup::start(&args.live, log, Output::Shown)?;
     live_setup::tell_unseen(&live);
     let writer = recording::create(&args.output, live.info())?;
     let mut recorder = Recorder { writer, progress: Progress::new(), losses: Losses::default() };
@@ -149,6 +210,10 @@ impl Progress {
     fn new() -> Self {
         let next = io::stderr().is_terminal().then(|| Instant::now() + Duration::from_secs(1));
         Self { next, shown: false }
+    }
+
+    const fn silent() -> Self {
+        Self { next: None, shown: false }
     }
 
     fn show(&mut self, line: impl FnOnce() -> String) {
@@ -221,7 +286,7 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
             })
         }
         None => {
-            let Started { mut live, mut stop } = live_setup::start(&args.live, log)?;
+            let Started { mut live, mut stop } = live_setup::start(&args.live, log, Output::Shown)?;
             live_setup::tell_unseen(&live);
             analyse(&mut live, &mut stop, args.json, |_| (true, Vec::new()))
         }

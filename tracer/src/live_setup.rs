@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::child::Child;
+use crate::child::{Child, Output};
 use crate::cli::LiveArgs;
 use crate::kernel::{Depth, Facts, Paths};
 use crate::pipeline::{Ended, Stop};
@@ -25,7 +25,7 @@ pub struct Started {
 ///
 /// # Errors
 /// When an option names what does not exist, or nothing can be attached.
-pub fn start(args: &LiveArgs, log: bool) -> anyhow::Result<Started> {
+pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Started> {
     for &pid in &args.pids {
         check_process(Path::new("/proc"), pid)?;
     }
@@ -49,7 +49,7 @@ pub fn start(args: &LiveArgs, log: bool) -> anyhow::Result<Started> {
     let mut live = Live::start(&facts, &btf, &options, filters(args))?;
     let mut stop = Stop::new(args.duration)?;
     if !args.cmd.is_empty() {
-        let mut child = Child::start(&args.cmd)?;
+        let mut child = Child::start(&args.cmd, output)?;
         live.follow(child.pid)?;
         child.go()?;
         stop.also(move || {
