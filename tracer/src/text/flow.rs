@@ -52,17 +52,20 @@ pub(super) enum Origin {
     /// Paths with different values meet at a block.
     Join(u32, u8),
     /// The same for a stack slot.
-    JoinSlot(u32, i64),
+    JoinSlot(u32, u32, i64),
     /// What lies in memory at a symbol plus an offset, in so many bytes.
     Load(u32, i64, u8),
 }
+
+/// A place on the stack: distance from the stack pointer as it was on entry, or after it was aligned.
+pub(super) type Slot = (u32, i64);
 
 /// What is known at one instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) regs: [Value; REGISTERS],
-    /// Stack slots of eight bytes by their distance from the entry's stack pointer, sorted.
-    slots: Vec<(i64, Value)>,
+    /// Stack slots of eight bytes by their place, sorted.
+    slots: Vec<(Slot, Value)>,
 }
 
 /// An edge between blocks.
@@ -101,6 +104,8 @@ pub(super) struct Flow {
     pub(super) torn: bool,
     /// Breakpoints where code should be: somebody's probes.
     pub(super) traps: Vec<u64>,
+    /// Blocks that only computed or patched jumps reach.
+    orphans: Vec<bool>,
 }
 
 /// A piece of a function: its body, or a part that the compiler moved away.
@@ -137,6 +142,7 @@ impl Flow {
             ids: FxHashMap::default(),
             torn: false,
             traps: Vec::new(),
+            orphans: Vec::new(),
         };
         let mut starts = Vec::new();
         for part in parts {
@@ -294,6 +300,7 @@ impl Flow {
         let entry = State { regs: entry, slots: Vec::new() };
         let n = self.blocks.len();
         self.inputs = vec![None; n];
+        self.orphans = vec![false; n];
         let mut outputs: Vec<Option<State>> = vec![None; n];
         let mut visits = vec![0_u32; n];
         let mut queued = vec![false; n];
@@ -302,8 +309,10 @@ impl Flow {
         work.push(std::cmp::Reverse(0));
         queued[0] = true;
         let mut info = InstructionInfoFactory::new();
-        // Blocks that nothing leads to (exception tables, computed jumps) start with nothing known.
+        // Blocks that nothing leads to (exception tables, branches that are patched in) start with
+        // nothing known. They come last, and take nothing away from what is known elsewhere.
         let mut orphan = 0;
+        let mut late = false;
         loop {
             let Some(std::cmp::Reverse(b)) = work.pop() else {
                 while orphan < n && self.inputs[orphan].is_some() {
@@ -312,6 +321,7 @@ impl Flow {
                 if orphan == n {
                     break;
                 }
+                late = true;
                 self.inputs[orphan] = Some(self.unknown(orphan));
                 queued[orphan] = true;
                 work.push(std::cmp::Reverse(orphan));
@@ -341,6 +351,7 @@ impl Flow {
                 continue;
             }
             let mut state = input.clone();
+            self.orphans[b] |= late && outputs[b].is_none();
             self.inputs[b] = Some(input);
             for i in self.blocks[b].first..self.blocks[b].end {
                 self.step(i, &mut state, &mut info);
@@ -369,10 +380,11 @@ impl Flow {
     /// What holds on entry to a block, from what is known at the end of those before it.
     fn merge(&mut self, b: usize, outputs: &[Option<State>]) -> Option<State> {
         let preds = &self.blocks[b].preds;
-        let strong = preds.iter().any(|&(p, weak)| !weak && outputs[p].is_some());
+        let sound = |&(p, weak): &(usize, bool)| !weak && !self.orphans[p];
+        let strong = preds.iter().any(|pred| sound(pred) && outputs[pred.0].is_some());
         let known: Vec<&State> = preds
             .iter()
-            .filter(|&&(_, weak)| !(weak && strong))
+            .filter(|pred| sound(pred) || !strong)
             .filter_map(|&(p, _)| outputs[p].as_ref())
             .collect();
         let (&first, rest) = known.split_first()?;
@@ -411,7 +423,7 @@ impl Flow {
         for &(at, value) in &first.slots {
             if rest.iter().all(|state| state.slot(at).is_some()) {
                 let same = rest.iter().all(|state| state.slot(at) == Some(value));
-                slots.push((at, if same { value } else { self.sym(Origin::JoinSlot(b as u32, at)) }));
+                slots.push((at, if same { value } else { self.sym(Origin::JoinSlot(b as u32, at.0, at.1)) }));
             }
         }
         state.slots = slots;
@@ -431,11 +443,14 @@ impl Flow {
         Some(state.regs[base].plus(c.memory_displacement64() as i64))
     }
 
-    fn stack_slot(&self, address: Value) -> Option<i64> {
-        match address {
-            Value::Sym(id, offset) if self.origins[id as usize] == Origin::Entry(RSP as u8) => Some(offset),
-            _ => None,
-        }
+    fn stack_slot(&self, address: Value) -> Option<Slot> {
+        let Value::Sym(id, offset) = address else { return None };
+        let stack = match self.origins[id as usize] {
+            Origin::Entry(r) => usize::from(r) == RSP,
+            Origin::Def(i, r) => usize::from(r) == RSP && self.code[i as usize].mnemonic() == Mnemonic::And,
+            _ => false,
+        };
+        stack.then_some((id, offset))
     }
 
     /// The value that an operand has, when it is a register, a constant, or memory.
@@ -506,6 +521,8 @@ impl Flow {
                             Some(address) => match self.stack_slot(address) {
                                 Some(at) => state.slot(at),
                                 None => match address {
+                                    // The stack's own content changes: it is known by its slots or not at all.
+                                    Value::Sym(..) if c.memory_base() == Register::RSP => None,
                                     Value::Sym(id, offset) => {
                                         Some(self.sym(Origin::Load(id, offset, c.memory_size().size() as u8)))
                                     }
@@ -632,11 +649,11 @@ impl Flow {
 }
 
 impl State {
-    pub(super) fn slot(&self, at: i64) -> Option<Value> {
+    pub(super) fn slot(&self, at: Slot) -> Option<Value> {
         self.slots.binary_search_by_key(&at, |slot| slot.0).ok().map(|found| self.slots[found].1)
     }
 
-    fn set_slot(&mut self, at: i64, value: Option<Value>) {
+    fn set_slot(&mut self, at: Slot, value: Option<Value>) {
         match (self.slots.binary_search_by_key(&at, |slot| slot.0), value) {
             (Ok(found), Some(value)) => self.slots[found].1 = value,
             (Ok(found), None) => {
@@ -647,7 +664,7 @@ impl State {
         }
     }
 
-    pub(super) fn slots(&self) -> &[(i64, Value)] {
+    pub(super) fn slots(&self) -> &[(Slot, Value)] {
         &self.slots
     }
 }

@@ -6,7 +6,7 @@ use iced_x86::{ConditionCode, FastFormatter, FlowControl, Mnemonic, OpKind, Regi
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
-use super::flow::{Flow, Origin, Part, RAX, RDI, REGISTERS, RSI, RSP, State, Value};
+use super::flow::{Flow, Origin, Part, RAX, RDI, REGISTERS, RSP, State, Value};
 use super::sites::{
     Confidence, Evidence, Failure, Form, FoundSite, Kprobe, Operation, Place, Reason, Register, Sites, Spot, Stats,
     Unrecognised,
@@ -134,9 +134,10 @@ struct Known {
 
 impl Known {
     fn new(symbols: &Symbols) -> Self {
-        const NAMES: [&str; 16] = [
+        const NAMES: [&str; 17] = [
             "rcuwait_wake_up",
             "__vma_exclude_readers_for_detach",
+            "__vma_enter_locked",
             "__stack_chk_fail",
             "panic",
             "__fortify_panic",
@@ -158,13 +159,13 @@ impl Known {
         };
         Self {
             wake: set(0..1),
-            detach_slow: set(1..2),
-            no_return: set(2..8),
-            fentry: set(8..11),
-            try_read: set(11..12),
-            up_read: set(12..13),
-            down_write: set(13..15),
-            up_write: set(15..16),
+            detach_slow: set(1..3),
+            no_return: set(3..9),
+            fentry: set(9..12),
+            try_read: set(12..13),
+            up_read: set(13..14),
+            down_write: set(14..16),
+            up_write: set(16..17),
         }
     }
 }
@@ -535,6 +536,8 @@ struct Search<'a> {
     unrecognised: Vec<Unrecognised>,
     notes: Vec<String>,
     odd_layouts: Vec<i64>,
+    /// Where a VMA's semaphore is taken for writing, and which.
+    entered: Vec<Value>,
 }
 
 impl<'a> Search<'a> {
@@ -575,6 +578,7 @@ impl<'a> Search<'a> {
             unrecognised: Vec::new(),
             notes: Vec::new(),
             odd_layouts: Vec::new(),
+            entered: Vec::new(),
         })
     }
 
@@ -653,7 +657,10 @@ impl<'a> Search<'a> {
                         _ => odd.push((i, "adds at the count's offset, but not a value of the lock's")),
                     }
                 }
-                _ => odd.push((i, "a locked operation at the count's offset that no pattern has")),
+                Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec if c.memory_size().size() == 4 => {
+                    odd.push((i, "a locked operation at the count's offset that no pattern has"));
+                }
+                _ => {}
             }
         }
         for (i, vma, evidence) in puts {
@@ -710,9 +717,14 @@ impl<'a> Search<'a> {
 
     /// Whether a get compares with the limit of readers.
     fn has_limit(&self, i: usize, state: &State) -> bool {
-        let limits = [FLAG - 1, FLAG - 2];
+        // Also as what is left of the count when the flag is taken off.
+        let limits = [FLAG - 1, FLAG - 2, FLAG.wrapping_neg(), FLAG];
         state.regs.iter().any(|value| matches!(value, Value::Const(c) if limits.contains(&(*c as u32))))
-            || (i.saturating_sub(16)..i).any(|at| self.mentions(at, &limits))
+            || (i.saturating_sub(16)..i).any(|at| {
+                let c = &self.flow.code[at];
+                self.mentions(at, &limits)
+                    || c.mnemonic() == Mnemonic::Lea && c.memory_displacement64() as u32 == FLAG.wrapping_neg()
+            })
     }
 
     /// Offset from the pointer's start that a get with the right limit uses: tells that the layout is another kernel's.
@@ -848,13 +860,25 @@ impl<'a> Search<'a> {
             let state = self.flow.before(i);
             let Some(vma) = self.vma_of_count(i, &state) else { return };
             let mut evidence = self.pointer_evidence(vma, &state);
-            if evidence.contains(&Evidence::OperandAtField) && self.warns_unless_zero(i, vma) {
+            // Other objects have a state that goes from 0 to 1 with a warning, too.
+            let tree = self.reads(vma, offsets.vm_lock_seq, 4) || self.handles_vmas();
+            if tree && evidence.contains(&Evidence::OperandAtField) && self.warns_unless_zero(i, vma) {
                 evidence.push(Evidence::WarnsUnlessDetached);
                 self.plain(i, Operation::Attach, Form::Store, vma, evidence);
             }
             return;
         }
         self.seq_store(i);
+    }
+
+    /// Whether the function calls what works on VMAs or on their tree.
+    fn handles_vmas(&self) -> bool {
+        let symbols = self.kernel.symbols;
+        (0..self.flow.code.len()).any(|at| {
+            let called = self.flow.leaves_to(at).and_then(|target| symbols.containing(target));
+            let name = called.map(|i| symbols.name(&symbols.all()[i]));
+            name.is_some_and(|name| ["mas_", "vma_", "__vma_", "vm_area_", "__mt_"].iter().any(|&with| name.starts_with(with)))
+        })
     }
 
     /// A store of the mm's sequence number into the VMA's.
@@ -872,10 +896,12 @@ impl<'a> Search<'a> {
             return;
         };
         let Some(value) = self.flow.operand(i, 1, &state) else { return };
-        // In 6.16 to 6.18 the number is an argument of `__vma_start_write`.
+        // The number may be an argument, or have come over the stack; then the place tells.
         let argument = self.name.starts_with("__vma_start_write")
-            && matches!(value, Value::Sym(id, 0) if self.flow.origin(id) == Origin::Entry(RSI as u8));
-        if !argument && !self.is_mm_sequence(value) {
+            && matches!(vma, Value::Sym(id, 0) if self.flow.origin(id) == Origin::Entry(RDI as u8));
+        // Between taking and giving back the VMA's semaphore nothing else is stored there.
+        let entered = self.entered.contains(&vma);
+        if !argument && !entered && !self.is_mm_sequence(value) {
             return;
         }
         let mut evidence = self.pointer_evidence(vma, &state);
@@ -1185,7 +1211,7 @@ impl<'a> Search<'a> {
         let own = self.flow.block_of[i] as usize;
         let limit = match self.flow.origin(id) {
             Origin::Def(at, _) => self.flow.block_of[at as usize] as usize,
-            Origin::Join(b, _) | Origin::JoinSlot(b, _) => b as usize,
+            Origin::Join(b, _) | Origin::JoinSlot(b, ..) => b as usize,
             Origin::Entry(_) => 0,
             Origin::Load(..) => usize::MAX,
         };
@@ -1377,6 +1403,9 @@ impl<'a> Search<'a> {
                 tries.push((i, vma, evidence));
                 continue;
             }
+            if operation == Operation::WriterEnter {
+                self.entered.push(vma);
+            }
             let form = if self.flow.code[i].mnemonic() == Mnemonic::Call { Form::Call } else { Form::TailCall };
             self.plain(i, operation, form, vma, evidence);
             self.name_callee(target);
@@ -1479,11 +1508,8 @@ impl<'a> Search<'a> {
             }
         }
         let Value::Sym(stack, depth) = state.regs[RSP] else { return None };
-        if self.flow.origin(stack) != Origin::Entry(RSP as u8) {
-            return None;
-        }
-        state.slots().iter().find_map(|&(at, value)| match value {
-            Value::Sym(found, inner) if found == id && at >= depth => Some(Place::Memory {
+        state.slots().iter().find_map(|&((base, at), value)| match value {
+            Value::Sym(found, inner) if found == id && base == stack && at >= depth => Some(Place::Memory {
                 register: Register::Rsp,
                 offset: at - depth,
                 displacement: offset - inner,
