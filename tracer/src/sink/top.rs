@@ -11,8 +11,10 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -49,13 +51,15 @@ pub fn require_terminal() -> anyhow::Result<()> {
 pub fn run(snapshots: &impl SnapshotSource, quit: &AtomicBool) -> anyhow::Result<()> {
     require_terminal()?;
     let mut screen = Screen::enter()?;
-    let mut terminal = Terminal::new(CrosstermBackend::new(std::io::stdout()))?;
+    // Never dropped: it would show the cursor, which Screen does, and panic if the terminal is gone.
+    let mut terminal = ManuallyDrop::new(Terminal::new(CrosstermBackend::new(std::io::stdout()))?);
+    let keys = read_input();
     let theme = Theme::from_env();
     let mut app = App::default();
     let mut held: Option<Arc<Snapshot>> = None;
     loop {
         let start = Instant::now();
-        if quit.load(Ordering::Relaxed) || terminal::panicked() {
+        if quit.load(Ordering::Relaxed) || terminal::panicked() || terminal::is_gone() {
             return Ok(());
         }
         if !app.paused {
@@ -65,14 +69,13 @@ pub fn run(snapshots: &impl SnapshotSource, quit: &AtomicBool) -> anyhow::Result
         if frame(&mut terminal, &mut app, snapshot, theme).is_err() {
             return Ok(());
         }
-        match input(&mut app, start + FRAME) {
-            Ok(After::Go) => {}
-            Ok(After::Suspend) => {
+        match input(&mut app, &keys, start + FRAME) {
+            After::Go => {}
+            After::Suspend => {
                 screen.suspend()?;
                 terminal.clear()?;
             }
-            // No more input means no more terminal.
-            Ok(After::Quit) | Err(_) => return Ok(()),
+            After::Quit => return Ok(()),
         }
     }
 }
@@ -92,19 +95,31 @@ pub fn frame<B: Backend>(
 }
 
 /// Takes in what is typed, up to the next frame; returns at once when something changed.
-fn input(app: &mut App, until: Instant) -> std::io::Result<After> {
+fn input(app: &mut App, keys: &Receiver<Event>, until: Instant) -> After {
     loop {
-        if !event::poll(until.saturating_duration_since(Instant::now()))? {
-            return Ok(After::Go);
-        }
-        match event::read()? {
-            Event::Key(key) => {
+        match keys.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Event::Key(key)) => {
                 if let Some(action) = keys::action_of(key, app.typing) {
-                    return Ok(app.update(action));
+                    return app.update(action);
                 }
             }
-            Event::Resize(..) => return Ok(After::Go),
-            _ => {}
+            Ok(Event::Resize(..)) | Err(RecvTimeoutError::Timeout) => return After::Go,
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => return After::Quit,
         }
     }
+}
+
+/// Reads the terminal in a thread of its own, since crossterm does not come back from a terminal that
+/// was closed. The thread ends with the program.
+fn read_input() -> Receiver<Event> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            if send.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    receive
 }

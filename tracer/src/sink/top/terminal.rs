@@ -54,6 +54,18 @@ pub(super) fn panicked() -> bool {
     PANICKED.load(Ordering::Relaxed)
 }
 
+/// Whether the terminal was closed.
+pub(super) fn is_gone() -> bool {
+    let mut stdin = libc::pollfd {
+        fd: libc::STDIN_FILENO,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: the pointer is to one live pollfd.
+    let count = unsafe { libc::poll(&raw mut stdin, 1, 0) };
+    count > 0 && stdin.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+}
+
 fn take() -> anyhow::Result<()> {
     enable_raw_mode().context("cannot set up the terminal")?;
     TAKEN.store(true, Ordering::Relaxed);
