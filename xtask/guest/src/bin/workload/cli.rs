@@ -75,6 +75,10 @@ fn table() -> impl Iterator<Item = &'static Entry> {
         crate::w_file::TABLE,
         crate::w_fork::TABLE,
         crate::w_change::TABLE,
+        crate::w_madvise::TABLE,
+        crate::w_uffd::TABLE,
+        crate::w_proc::TABLE,
+        crate::w_net::TABLE,
         crate::w_time::TABLE,
         crate::w_holder::TABLE,
     ]

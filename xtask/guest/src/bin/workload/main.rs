@@ -9,13 +9,19 @@ mod cli;
 mod report;
 mod sys;
 mod team;
+mod trap;
+mod uffd;
 mod w_basic;
 mod w_change;
 mod w_file;
 mod w_fork;
 mod w_holder;
+mod w_madvise;
 mod w_mixed;
+mod w_net;
+mod w_proc;
 mod w_time;
+mod w_uffd;
 
 use std::ffi::CString;
 use std::os::unix::process::CommandExt as _;
@@ -50,7 +56,12 @@ fn run(entry: &cli::Entry, opts: &cli::Opts) -> Result<()> {
     let report = (entry.run)(opts)?;
     team::verify(&report)?;
     let mut json = report.json(entry.name);
-    json["threads"] = report.tids.len().into();
+    json["threads"] = if opts.threads > 0 {
+        opts.threads
+    } else {
+        report.tids.len()
+    }
+    .into();
     json["pages"] = opts.pages.into();
     json["rounds"] = opts.rounds.into();
     json["seed"] = opts.seed.into();

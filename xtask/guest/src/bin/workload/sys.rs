@@ -47,6 +47,14 @@ pub(crate) fn last(call: &str) -> anyhow::Error {
     anyhow!(io::Error::last_os_error()).context(call.to_owned())
 }
 
+/// The error number behind an error of [`check`].
+pub(crate) fn errno(error: &anyhow::Error) -> i32 {
+    error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error)
+        .unwrap_or(0)
+}
+
 /// A range of pages, unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -157,6 +165,40 @@ impl Mapping {
         // SAFETY: the range belongs to this mapping, which is gone now.
         check(unsafe { libc::munmap(base as *mut _, len) }, "munmap").map(drop)
     }
+
+    /// The middle of a mapping and its two ends, each `len` long.
+    pub(crate) fn split3(self, len: usize) -> [Self; 3] {
+        let base = self.base;
+        std::mem::forget(self);
+        [len, 0, 2 * len].map(|offset| Self {
+            base: base + offset,
+            len,
+        })
+    }
+
+    /// mremap(2) to another length, to a place that the kernel chooses or to that of another mapping, which ends.
+    pub(crate) fn remap(self, pages: usize, to: Option<Self>) -> Result<Self> {
+        let (base, old) = (self.base, self.len);
+        let (flags, target) = match &to {
+            Some(place) => (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, place.base),
+            None => (libc::MREMAP_MAYMOVE, 0),
+        };
+        std::mem::forget(self);
+        let len = pages * PAGE;
+        if let Some(place) = to {
+            assert!(len <= place.len, "mremap beyond the place for it");
+            std::mem::forget(place);
+        }
+        // SAFETY: source and target are mappings of ours, which nobody else knows any more.
+        let base = unsafe { libc::mremap(base as *mut _, old, len, flags, target as *mut libc::c_void) };
+        if base == libc::MAP_FAILED {
+            return Err(last("mremap"));
+        }
+        Ok(Self {
+            base: base as usize,
+            len,
+        })
+    }
 }
 
 impl Drop for Mapping {
@@ -164,6 +206,31 @@ impl Drop for Mapping {
         // SAFETY: the range belongs to this mapping alone. A failure leaves memory mapped: no harm at the end.
         unsafe { libc::munmap(self.base as *mut _, self.len) };
     }
+}
+
+/// Maps fresh private memory over a range of one's own.
+pub(crate) fn map_over(base: usize, len: usize, flags: i32) -> Result<()> {
+    // SAFETY: callers name ranges inside mappings of their own that hold no Rust object.
+    let result = unsafe {
+        libc::mmap(
+            base as *mut _,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    if result == libc::MAP_FAILED {
+        return Err(last("mmap"));
+    }
+    Ok(())
+}
+
+/// munmap(2) of a range of one's own.
+pub(crate) fn unmap_at(base: usize, len: usize) -> Result<()> {
+    // SAFETY: as for `map_over`.
+    check(unsafe { libc::munmap(base as *mut _, len) }, "munmap").map(drop)
 }
 
 /// madvise(2).
