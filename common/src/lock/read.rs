@@ -177,6 +177,7 @@ impl Op for StartRead {
             }
             StartReadPc::EarlyMmSeq { vm_lock_seq } => {
                 if vm_lock_seq == cx.world.load(Word::MmSeq(mm), Relaxed) {
+                    cx.note(Note::SeemsWriteLocked(mm, vma));
                     return self.refuse(cx, ReadFailure::WriteLockedEarly);
                 }
                 self.pc = StartReadPc::Count;
@@ -247,6 +248,7 @@ impl Op for StartRead {
                 if vm_lock_seq != cx.world.load(Word::MmSeq(mm), order) {
                     return self.locked(cx, refcnt);
                 }
+                cx.note(Note::SeemsWriteLocked(mm, vma));
                 self.pc = StartReadPc::PutLate(Put::temporary(vma));
             }
             StartReadPc::PutLate(ref mut put) => {

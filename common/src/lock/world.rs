@@ -128,6 +128,8 @@ pub enum Note {
     MmapDowngrade(MmId),
     /// A VMA is read-locked; `vm_refcnt` right after.
     ReadAcquired(MmId, VmaId, u32),
+    /// A reader's look at the sequence numbers says that this VMA is write-locked.
+    SeemsWriteLocked(MmId, VmaId),
     /// One attempt met a VMA that is write-locked, detached, or another mm's.
     ReadRefused(MmId, VmaId),
     /// The whole look-up failed.

@@ -496,12 +496,6 @@ impl MarkDetached {
         }
     }
 
-    /// Is the reference that stands for being attached still there?
-    #[must_use]
-    pub const fn attached(&self) -> bool {
-        matches!(self.pc, DetachPc::Sub)
-    }
-
     /// The step that comes next.
     #[must_use]
     pub const fn place(&self) -> &'static str {

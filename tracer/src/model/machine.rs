@@ -1,6 +1,6 @@
 //! Takes one step of one task: from a state to the next.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use tracer_common::lock::lockdep::{LockClass, Mode};
 use tracer_common::lock::mmap::{
@@ -9,7 +9,7 @@ use tracer_common::lock::mmap::{
 };
 use tracer_common::lock::read::{LockVmaUnderRcu, Put, StartReadLocked};
 use tracer_common::lock::write::{InitVma, MarkAttached, MarkDetached, StartWrite, WriteOutcome};
-use tracer_common::lock::{Cx, Family, Flow, MmId, Op, VmaId, Word, World};
+use tracer_common::lock::{Cx, Family, Flow, MmId, Op, Slot, VmaId, Word, World};
 
 use super::memory::{Memory, index};
 use super::script::{Instr, Role};
@@ -23,10 +23,8 @@ pub fn step<M: Memory>(state: &mut State<M>, rules: &Rules, roles: &[Role], who:
     let vma_before = state.tasks[who].vma;
 
     let flow = advance(state, rules, who, instr, &mut running, effects);
-    if let Running::Detach(detach) = &running
-        && let Some(vma) = vma_before
-        && !detach.attached()
-    {
+    // The very first step of detaching drops the reference that stands for being attached.
+    if let (Running::Detach(_), Some(vma)) = (&running, vma_before) {
         state.attached &= !(1 << vma.0);
     }
     match flow {
@@ -159,12 +157,7 @@ fn advance<M: Memory>(
                 }
                 Flow::Done(())
             }
-            Flow::Done(Err(why)) => {
-                if let (Some(vma), Instr::LockVma(mm, _)) = (effects.refused, instr)
-                    && let Err(violation) = state.check_refused(rules, why, vma, mm)
-                {
-                    effects.violate(violation);
-                }
+            Flow::Done(Err(_)) => {
                 state.tasks[who].vma = None;
                 Flow::Done(())
             }
@@ -195,14 +188,10 @@ fn advance<M: Memory>(
         Running::Detach(op) => finish!(op, |_me, ()| {}),
         Running::Attach(op) => {
             let vma = op.vma;
-            let flow = run!(op);
+            let _: Flow<()> = run!(op);
             state.attached |= 1 << vma.0;
-            if let Instr::Attach(mm, slot) = instr {
-                // Publishing it in the tree is a step of its own.
-                *running = Running::Own { done: 1, first: 0 };
-                debug_assert_eq!(flow, Flow::Done(()));
-                let _ = (mm, slot);
-            }
+            // Publishing it in the tree is a step of its own.
+            *running = Running::Own { done: 1, first: 0 };
             Flow::Again
         }
         Running::Init(op) => finish!(op, |_me, ()| {}),
@@ -332,7 +321,7 @@ impl<M: Memory> Own<'_, M> {
             Instr::WriteAnon(value) => self.change(Word::Data(vma, 1), value),
             Instr::Unlink(mm, slot) => self.world().store(Word::Tree(mm, slot), 0, Release),
             Instr::Free => return self.free(vma),
-            Instr::Alloc(mm, slot) => return self.alloc(mm, slot, vma),
+            Instr::Alloc(mm, slot) => return self.alloc(mm, slot),
             Instr::Attach(mm, slot) => self.world().store(Word::Tree(mm, slot), vma.0 + 1, Release),
             Instr::MmDrop(mm) => {
                 self.world().fetch_sub(Word::MmCount(mm), 1, AcqRel);
@@ -354,17 +343,22 @@ impl<M: Memory> Own<'_, M> {
     fn free(&mut self, vma: VmaId) -> Option<Running> {
         let readers = self.state.tasks().iter().enumerate().filter(|(_, t)| t.rcu);
         let waits_for = readers.fold(0, |bits, (n, _)| bits | 1 << n);
+        if self.rules.family == Family::Rwsem {
+            // A grace period orders: who enters a read section after it sees what went before it.
+            self.state.mem.fence(self.who, SeqCst);
+        }
         // Only 6.12 frees through RCU; later a VMA of the pool may come back at once.
         if self.rules.family == Family::Rwsem && *self.done == 1 && waits_for != 0 {
             self.me().status = Status::Grace(waits_for);
             return GO_ON;
         }
         self.state.free |= 1 << vma.0;
+        self.me().writing &= !(1 << vma.0);
         self.me().vma = None;
         None
     }
 
-    fn alloc(&mut self, mm: MmId, slot: tracer_common::lock::Slot, _: VmaId) -> Option<Running> {
+    fn alloc(&mut self, mm: MmId, slot: Slot) -> Option<Running> {
         let vma = match self.state.free.trailing_zeros() {
             8.. => {
                 self.me().vma = None;

@@ -12,7 +12,7 @@ pub const MMS: usize = 2;
 /// See [`VMAS`].
 pub const SLOTS: usize = 2;
 /// See [`VMAS`].
-pub const TASKS: usize = 6;
+pub const TASKS: usize = 8;
 
 const PER_VMA: usize = 9;
 const PER_MM: usize = 4 + SLOTS;

@@ -8,7 +8,7 @@ use tracer_common::lock::mmap::{
     Kill, MmapGiveUp, MmapReadLock, MmapReadTrylock, MmapReadUnlock, MmapWriteLock, SpeculateRetry,
     SpeculateTryBegin,
 };
-use tracer_common::lock::read::{LockVmaUnderRcu, Put, ReadFailure, StartReadLocked};
+use tracer_common::lock::read::{LockVmaUnderRcu, Put, StartReadLocked};
 use tracer_common::lock::world::Note;
 use tracer_common::lock::write::{InitVma, MarkAttached, MarkDetached, StartWrite};
 use tracer_common::lock::{
@@ -29,7 +29,7 @@ pub struct Rules {
     pub lockdep_reports: bool,
     /// Was the scenario made so that sequence numbers meet again after an overflow?
     pub overflow: bool,
-    /// Readers of each VMA that are there throughout, to come near the limit.
+    /// Readers of each attached VMA that are there throughout, to come near the limit.
     pub phantom_readers: u32,
 }
 
@@ -281,8 +281,6 @@ pub struct Effects {
     pub violation: Option<Violation>,
     /// The last load was stale.
     pub stale: bool,
-    /// The VMA that a reader was refused in this step.
-    pub refused: Option<VmaId>,
 }
 
 impl Effects {
@@ -392,6 +390,10 @@ impl<M: Memory> World for ModelWorld<'_, M> {
     }
     fn rcu_read_lock(&mut self, _: TaskId) {
         self.state.tasks[self.me].rcu = true;
+        if self.rules.family == Family::Rwsem {
+            // Pairs with the end of a grace period.
+            self.state.mem.fence(self.me, Ordering::SeqCst);
+        }
     }
     fn rcu_read_unlock(&mut self, _: TaskId) {
         self.state.tasks[self.me].rcu = false;
@@ -410,7 +412,11 @@ impl<M: Memory> World for ModelWorld<'_, M> {
     }
     fn note(&mut self, _: &Task, note: Note) {
         match note {
-            Note::ReadRefused(_, vma) => self.effects.refused = Some(vma),
+            Note::SeemsWriteLocked(mm, vma) => {
+                if let Err(violation) = self.state.check_refused(self.rules, vma, mm) {
+                    self.effects.violate(violation);
+                }
+            }
             // 6.12 finds out only after it locked whether the VMA is detached.
             Note::ReadAcquired(mm, vma, _) if self.rules.family != Family::Rwsem => {
                 if !self.state.is_attached(vma) {
@@ -459,6 +465,11 @@ impl<M: Memory> State<M> {
         self.attached & (1 << vma.0) != 0
     }
 
+    /// The part of `vm_refcnt` that no task of the scenario accounts for.
+    fn standing_references(&self, rules: &Rules, vma: VmaId) -> u32 {
+        if self.is_attached(vma) { 1 + rules.phantom_readers } else { 0 }
+    }
+
     /// What must hold in every state.
     pub fn check(&self, rules: &Rules) -> Result<(), Violation> {
         for v in 0..VMAS as u32 {
@@ -471,7 +482,7 @@ impl<M: Memory> State<M> {
     }
 
     fn check_vma(&self, rules: &Rules, vma: VmaId) -> Result<(), Violation> {
-        let mut references = rules.phantom_readers + u32::from(self.is_attached(vma));
+        let mut references = self.standing_references(rules, vma);
         let (mut inside, mut writer) = (None, None);
         for (n, task) in self.tasks().iter().enumerate() {
             let reference = task.reference() == Some(vma);
@@ -529,7 +540,7 @@ impl<M: Memory> State<M> {
             return Err(Violation::NeverWoken(waiting.task.id));
         }
         for v in (0..VMAS as u32).map(VmaId) {
-            let references = rules.phantom_readers + u32::from(self.is_attached(v));
+            let references = self.standing_references(rules, v);
             if rules.family != Family::Rwsem && self.newest(Word::Refcnt(v)) != references {
                 return Err(Violation::LeftBehind("a changed vm_refcnt"));
             }
@@ -565,17 +576,8 @@ impl<M: Memory> State<M> {
         Ok(())
     }
 
-    /// A look-up gave up because the VMA seemed write-locked: was it, or is there an excuse?
-    pub fn check_refused(
-        &self,
-        rules: &Rules,
-        why: ReadFailure,
-        vma: VmaId,
-        mm: MmId,
-    ) -> Result<(), Violation> {
-        if !matches!(why, ReadFailure::WriteLockedEarly | ReadFailure::WriteLockedLate) {
-            return Ok(());
-        }
+    /// A reader believes that this VMA is write-locked: is it, or is there an excuse?
+    fn check_refused(&self, rules: &Rules, vma: VmaId, mm: MmId) -> Result<(), Violation> {
         // A stale look may be a moment late; that is the race the source admits.
         if M::WEAK || rules.overflow {
             return Ok(());
