@@ -7,6 +7,7 @@
 //! [`Sites`], and [`discover`] runs it on the kernel that we are on, with a cache.
 
 mod cache;
+mod capture;
 mod cli;
 mod flow;
 mod matcher;
@@ -15,8 +16,9 @@ mod source;
 mod symbols;
 
 pub use cache::Cache;
+pub use capture::Capture;
 pub use cli::{SitesArgs, discover, main_sites, table as table_for};
-pub use matcher::{Blacklist, Offsets, find};
+pub use matcher::{Blacklist, Offsets, find, find_in_part};
 pub use sites::{
     Confidence, Evidence, Failure, Form, FoundSite, Kprobe, Operation, Place, Reason, Register, Sites, Spot, Stats,
     Unrecognised,

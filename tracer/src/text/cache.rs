@@ -21,18 +21,29 @@ pub struct Cache {
 impl Cache {
     /// The user's own, if the environment tells where that is.
     pub fn of_user() -> Option<Self> {
-        let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let folder = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
         let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        Some(Self { folder: folder.or_else(home).filter(|path| path.is_absolute())?.join("tracer") })
+        Some(Self {
+            folder: folder
+                .or_else(home)
+                .filter(|path| path.is_absolute())?
+                .join("tracer"),
+        })
     }
 
     /// In a given folder.
     pub fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     fn path(&self, key: &str) -> Option<PathBuf> {
-        let plain = !key.is_empty() && key.len() <= 200 && key.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        let plain = !key.is_empty()
+            && key.len() <= 200
+            && key.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         plain.then(|| self.folder.join(format!("sites-{key}.json")))
     }
 
@@ -41,7 +52,9 @@ impl Cache {
     /// # Errors
     /// With a line for people.
     pub fn load(&self, key: &str) -> Result<Option<Sites>, String> {
-        let Some(path) = self.path(key) else { return Ok(None) };
+        let Some(path) = self.path(key) else {
+            return Ok(None);
+        };
         let ignored = |why: &str| format!("{} is ignored: {why}", path.display());
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -65,7 +78,9 @@ impl Cache {
         if head != format!("{MAGIC} {VERSION} {key} {sum:08x}") {
             return Err(ignored("broken, or of another kernel"));
         }
-        serde_json::from_str(body).map(Some).map_err(|error| ignored(&error.to_string()))
+        serde_json::from_str(body)
+            .map(Some)
+            .map_err(|error| ignored(&error.to_string()))
     }
 
     /// Stores what was found. Whole or not at all.
@@ -82,7 +97,11 @@ impl Cache {
         let written = (|| {
             use std::os::unix::fs::OpenOptionsExt as _;
             let _ = fs::remove_file(&draft);
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&draft)?;
             write!(file, "{MAGIC} {VERSION} {key} {sum:08x}\n{body}")?;
             file.sync_all()?;
             fs::rename(&draft, &path)

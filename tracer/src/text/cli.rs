@@ -8,8 +8,11 @@ use clap::Args;
 
 use super::sites::{Confidence, FoundSite, Kprobe, Place, Sites};
 use super::source::build_id;
-use super::{Blacklist, Cache, Offsets, Symbols, Text, TextError};
+use super::{Blacklist, Cache, Capture, Offsets, Symbols, Text, TextError};
 use crate::kernel::Btf;
+
+/// How much text a capture holds, about.
+const CAPTURE_BYTES: usize = 20 << 10;
 
 /// Options of `sites`.
 #[derive(Args, Clone, Debug)]
@@ -29,11 +32,19 @@ pub struct SitesArgs {
     /// Neither use what was found before, nor store it.
     #[arg(long)]
     pub no_cache: bool,
+    /// Also write the functions with sites to a file, to report a pattern that is not recognised.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub capture: Option<PathBuf>,
     /// The running kernel's memory.
     #[arg(long, value_name = "FILE", default_value = "/proc/kcore", hide = true)]
     pub kcore: PathBuf,
     /// Where the kernel takes no kprobes.
-    #[arg(long, value_name = "FILE", default_value = "/sys/kernel/debug/kprobes/blacklist", hide = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/sys/kernel/debug/kprobes/blacklist",
+        hide = true
+    )]
     pub blacklist: PathBuf,
     /// The running kernel's build id.
     #[arg(long, value_name = "FILE", default_value = "/sys/kernel/notes", hide = true)]
@@ -49,6 +60,7 @@ impl Default for SitesArgs {
             btf: "/sys/kernel/btf/vmlinux".into(),
             json: false,
             no_cache: false,
+            capture: None,
             kcore: "/proc/kcore".into(),
             blacklist: "/sys/kernel/debug/kprobes/blacklist".into(),
             notes: "/sys/kernel/notes".into(),
@@ -63,11 +75,15 @@ impl Default for SitesArgs {
 pub fn discover(args: &SitesArgs) -> Result<Sites, TextError> {
     let symbols = Symbols::read(&args.kallsyms)?;
     let running_symbols = args.kallsyms == SitesArgs::default().kallsyms;
-    let running = fs::read(&args.notes).ok().and_then(|notes| build_id(&notes)).filter(|_| running_symbols);
+    let running = fs::read(&args.notes)
+        .ok()
+        .and_then(|notes| build_id(&notes))
+        .filter(|_| running_symbols);
     let text_base = symbols.text().ok_or(TextError::NoSymbol { name: "_text" })?;
     let mut notes = Vec::new();
 
-    let cache = Cache::of_user().filter(|_| !args.no_cache && args.kernel_text.is_none());
+    let plain = !args.no_cache && args.kernel_text.is_none() && args.capture.is_none();
+    let cache = Cache::of_user().filter(|_| plain);
     let cache = cache.zip(running.clone());
     let mut known = None;
     if let Some((cache, key)) = &cache {
@@ -79,14 +95,18 @@ pub fn discover(args: &SitesArgs) -> Result<Sites, TextError> {
     }
     let bytes = fs::read(&args.btf).map_err(|error| TextError::unreadable(&args.btf, &error))?;
     let offsets = Btf::parse(bytes)
-        .map_err(|_| TextError::Broken { what: "no type information in that file" })
+        .map_err(|_| TextError::Broken {
+            what: "no type information in that file",
+        })
         .and_then(|btf| Offsets::from_btf(&btf))?;
-    let blacklist = fs::read_to_string(&args.blacklist).ok().and_then(|text| Blacklist::parse(&text));
+    let blacklist = fs::read_to_string(&args.blacklist)
+        .ok()
+        .and_then(|text| Blacklist::parse(&text));
 
     let mut sites = if let Some(mut known) = known {
         match Text::modules_from_kcore(&args.kcore, &symbols) {
             Ok(text) if !text.is_empty() => {
-                match super::matcher::find_in_modules(&text, &symbols, &offsets, blacklist.as_ref()) {
+                match super::find_in_part(&text, &symbols, &offsets, blacklist.as_ref()) {
                     Ok(found) => known.extend(found),
                     Err(error) => notes.push(format!("modules: {error}")),
                 }
@@ -103,10 +123,22 @@ pub fn discover(args: &SitesArgs) -> Result<Sites, TextError> {
         if let (Some(text), Some(running)) = (&text.build_id, &running)
             && text != running
         {
-            return Err(TextError::BuildId { text: text.clone(), running: running.clone() });
+            return Err(TextError::BuildId {
+                text: text.clone(),
+                running: running.clone(),
+            });
         }
         let mut found = super::find(&text, &symbols, &offsets, blacklist.as_ref())?;
         found.build_id = found.build_id.or(running);
+        if let Some(path) = &args.capture {
+            let list = blacklist
+                .clone()
+                .unwrap_or_else(|| Blacklist::from_symbols(&symbols));
+            let kernel = found.build_id.clone().unwrap_or_default();
+            let capture = Capture::new(kernel, &text, &symbols, &offsets, &list, &found, CAPTURE_BYTES);
+            let written = fs::File::create(path).and_then(|file| capture.write(file));
+            written.map_err(|error| TextError::unreadable(path, &error))?;
+        }
         // Text that somebody's probes have patched would be remembered with holes.
         if let (Some((cache, key)), true) = (&cache, found.notes.is_empty())
             && let Err(note) = cache.store(key, &found.without_modules())
@@ -137,10 +169,15 @@ pub fn main_sites(args: &SitesArgs) -> anyhow::Result<ExitCode> {
 fn place(place: Option<Place>) -> String {
     match place {
         None => "-".to_owned(),
-        Some(Place::Register { register, displacement }) => plus(register.name(), displacement),
-        Some(Place::Memory { register, offset, displacement }) => {
-            plus(&format!("[{}]", plus(register.name(), offset)), displacement)
-        }
+        Some(Place::Register {
+            register,
+            displacement,
+        }) => plus(register.name(), displacement),
+        Some(Place::Memory {
+            register,
+            offset,
+            displacement,
+        }) => plus(&format!("[{}]", plus(register.name(), offset)), displacement),
     }
 }
 
@@ -184,43 +221,72 @@ fn row(site: &FoundSite) -> String {
 }
 
 fn names<T: serde::Serialize>(all: &[T]) -> String {
-    let names: Vec<String> =
-        all.iter().filter_map(|one| Some(serde_json::to_value(one).ok()?.as_str()?.to_owned())).collect();
+    let names: Vec<String> = all
+        .iter()
+        .filter_map(|one| Some(serde_json::to_value(one).ok()?.as_str()?.to_owned()))
+        .collect();
     names.join(", ")
 }
 
 /// What was found, as a table.
 pub fn table(sites: &Sites) -> String {
     use std::fmt::Write as _;
-    let mut out = format!("{:<12} {:<44} {:<22} {:<11} INSTRUCTION\n", "OPERATION", "PLACE", "VMA", "PROBE");
+    let mut out = format!(
+        "{:<12} {:<44} {:<22} {:<11} INSTRUCTION\n",
+        "OPERATION", "PLACE", "VMA", "PROBE"
+    );
     for site in &sites.sites {
         let _ = writeln!(out, "{}", row(site));
         let spot = |what: &str, spot: &super::Spot, about: String| {
             let shared = if spot.shared { " (shared)" } else { "" };
             let at = format!("{}+{:#x}", spot.symbol, spot.offset);
-            format!("  {what:<10} {at:<44} {:<22} {about}{shared}", place(spot.vma)).trim_end().to_owned()
+            format!("  {what:<10} {at:<44} {:<22} {about}{shared}", place(spot.vma))
+                .trim_end()
+                .to_owned()
         };
         if site.failures.is_empty() && site.confirmed.is_none() {
             continue;
         }
-        for (what, at) in [("candidate", &site.candidate), ("success", &site.after), ("confirmed", &site.confirmed)] {
+        for (what, at) in [
+            ("candidate", &site.candidate),
+            ("success", &site.after),
+            ("confirmed", &site.confirmed),
+        ] {
             if let Some(at) = at {
                 let _ = writeln!(out, "{}", spot(what, at, String::new()));
             }
         }
         for failure in &site.failures {
             let temporary = if failure.temporary { " temporary" } else { "" };
-            let _ = writeln!(out, "{}", spot("fails", &failure.spot, names(&failure.reasons) + temporary));
+            let _ = writeln!(
+                out,
+                "{}",
+                spot("fails", &failure.spot, names(&failure.reasons) + temporary)
+            );
         }
     }
     for odd in &sites.unrecognised {
-        let _ = writeln!(out, "unrecognised {}+{:#x}: {}: {}", odd.function, odd.offset, odd.instruction, odd.why);
+        let _ = writeln!(
+            out,
+            "unrecognised {}+{:#x}: {}: {}",
+            odd.function, odd.offset, odd.instruction, odd.why
+        );
     }
     for note in &sites.notes {
         let _ = writeln!(out, "note: {note}");
     }
-    let counts: Vec<String> =
-        sites.stats.by_operation.iter().map(|(operation, count)| format!("{count} {operation}")).collect();
-    let _ = writeln!(out, "{} sites: {}; {} unrecognised", sites.sites.len(), counts.join(", "), sites.unrecognised.len());
+    let counts: Vec<String> = sites
+        .stats
+        .by_operation
+        .iter()
+        .map(|(operation, count)| format!("{count} {operation}"))
+        .collect();
+    let _ = writeln!(
+        out,
+        "{} sites: {}; {} unrecognised",
+        sites.sites.len(),
+        counts.join(", "),
+        sites.unrecognised.len()
+    );
     out
 }

@@ -90,6 +90,8 @@ pub(super) struct Block {
 
 /// A function, decoded.
 pub(super) struct Flow {
+    /// A call here leaves all registers alone.
+    entry: Option<u64>,
     pub(super) code: Vec<Instruction>,
     /// First byte of each instruction, for prefixes that the decoder passes over.
     first_byte: Vec<u8>,
@@ -116,7 +118,9 @@ pub(super) struct Part<'a> {
 
 fn index_of(register: Register) -> Option<usize> {
     let full = register.full_register();
-    (Register::RAX..=Register::R15).contains(&full).then(|| full as usize - Register::RAX as usize)
+    (Register::RAX..=Register::R15)
+        .contains(&full)
+        .then(|| full as usize - Register::RAX as usize)
 }
 
 /// Whether the bytes after a breakpoint are the rest of a locked instruction.
@@ -129,9 +133,11 @@ fn hides_a_lock(rest: &[u8]) -> bool {
 }
 
 impl Flow {
-    /// Decodes a function. `no_return` tells of a call's target whether it comes back.
-    pub(super) fn new(parts: &[Part<'_>], no_return: &dyn Fn(u64) -> bool) -> Self {
+    /// Decodes a function. `entry` is where ftrace's call is, `no_return` tells of a call's target
+    /// whether it never comes back.
+    pub(super) fn new(parts: &[Part<'_>], entry: Option<u64>, no_return: &dyn Fn(u64) -> bool) -> Self {
         let mut flow = Self {
+            entry,
             code: Vec::new(),
             first_byte: Vec::new(),
             by_ip: FxHashMap::default(),
@@ -186,7 +192,12 @@ impl Flow {
     }
 
     fn split(&mut self, starts: &[usize], no_return: &dyn Fn(u64) -> bool) {
-        let by_ip: FxHashMap<u64, u32> = self.code.iter().enumerate().map(|(i, c)| (c.ip(), i as u32)).collect();
+        let by_ip: FxHashMap<u64, u32> = self
+            .code
+            .iter()
+            .enumerate()
+            .map(|(i, c)| (c.ip(), i as u32))
+            .collect();
         let covers = |ip: u64| {
             (1..15).any(|back| {
                 let found = ip.checked_sub(back).and_then(|start| by_ip.get(&start));
@@ -227,18 +238,28 @@ impl Flow {
         for i in 0..self.code.len() {
             self.block_of[i] = self.blocks.len() as u32;
             if leader[i + 1] || i + 1 == self.code.len() {
-                self.blocks.push(Block { first, end: i + 1, ..Block::default() });
+                self.blocks.push(Block {
+                    first,
+                    end: i + 1,
+                    ..Block::default()
+                });
                 first = i + 1;
             }
         }
         for b in 0..self.blocks.len() {
             let last = self.blocks[b].end - 1;
             let c = self.code[last];
-            let follows = self.blocks.get(b + 1).filter(|_| !starts.contains(&(last + 1))).map(|_| b + 1);
+            let follows = self
+                .blocks
+                .get(b + 1)
+                .filter(|_| !starts.contains(&(last + 1)))
+                .map(|_| b + 1);
             let to = |ip: u64| by_ip.get(&ip).map(|&i| self.block_of[i as usize] as usize);
             let strong = |to| Edge { to, weak: false };
             let (taken, next) = match c.flow_control() {
-                FlowControl::ConditionalBranch => (to(c.near_branch_target()).map(strong), follows.map(strong)),
+                FlowControl::ConditionalBranch => {
+                    (to(c.near_branch_target()).map(strong), follows.map(strong))
+                }
                 FlowControl::UnconditionalBranch => (None, to(c.near_branch_target()).map(strong)),
                 FlowControl::Call if no_return(c.near_branch_target()) => (None, None),
                 FlowControl::Exception if c.mnemonic() != Mnemonic::INVALID => {
@@ -297,7 +318,10 @@ impl Flow {
         for (r, value) in entry.iter_mut().enumerate() {
             *value = self.sym(Origin::Entry(r as u8));
         }
-        let entry = State { regs: entry, slots: Vec::new() };
+        let entry = State {
+            regs: entry,
+            slots: Vec::new(),
+        };
         let n = self.blocks.len();
         self.inputs = vec![None; n];
         self.orphans = vec![false; n];
@@ -374,7 +398,10 @@ impl Flow {
         for (r, value) in regs.iter_mut().enumerate() {
             *value = self.sym(Origin::Join(block as u32, r as u8));
         }
-        State { regs, slots: Vec::new() }
+        State {
+            regs,
+            slots: Vec::new(),
+        }
     }
 
     /// What holds on entry to a block, from what is known at the end of those before it.
@@ -402,7 +429,9 @@ impl Flow {
             let delta = |of: &[Value]| -> Option<i64> {
                 let mut found = None;
                 for (a, b) in of.iter().zip(&values) {
-                    let (Value::Sym(ia, oa), Value::Sym(ib, ob)) = (a, b) else { return None };
+                    let (Value::Sym(ia, oa), Value::Sym(ib, ob)) = (a, b) else {
+                        return None;
+                    };
                     let delta = ob.wrapping_sub(*oa);
                     if ia != ib || found.is_some_and(|found| found != delta) {
                         return None;
@@ -411,7 +440,9 @@ impl Flow {
                 }
                 found
             };
-            let follows = leaders.iter().find_map(|(leader, of)| Some((*leader, delta(of)?)));
+            let follows = leaders
+                .iter()
+                .find_map(|(leader, of)| Some((*leader, delta(of)?)));
             state.regs[r] = if let Some((leader, delta)) = follows {
                 self.sym(Origin::Join(b as u32, leader as u8)).plus(delta)
             } else {
@@ -423,7 +454,14 @@ impl Flow {
         for &(at, value) in &first.slots {
             if rest.iter().all(|state| state.slot(at).is_some()) {
                 let same = rest.iter().all(|state| state.slot(at) == Some(value));
-                slots.push((at, if same { value } else { self.sym(Origin::JoinSlot(b as u32, at.0, at.1)) }));
+                slots.push((
+                    at,
+                    if same {
+                        value
+                    } else {
+                        self.sym(Origin::JoinSlot(b as u32, at.0, at.1))
+                    },
+                ));
             }
         }
         state.slots = slots;
@@ -444,7 +482,9 @@ impl Flow {
     }
 
     fn stack_slot(&self, address: Value) -> Option<Slot> {
-        let Value::Sym(id, offset) = address else { return None };
+        let Value::Sym(id, offset) = address else {
+            return None;
+        };
         let stack = match self.origins[id as usize] {
             Origin::Entry(r) => usize::from(r) == RSP,
             Origin::Def(i, r) => usize::from(r) == RSP && self.code[i as usize].mnemonic() == Mnemonic::And,
@@ -459,9 +499,12 @@ impl Flow {
         match c.op_kind(n) {
             OpKind::Register => index_of(c.op_register(n)).map(|r| state.regs[r]),
             OpKind::Memory => {
-                let Value::Sym(id, offset) = self.address(i, state)? else { return None };
+                let Value::Sym(id, offset) = self.address(i, state)? else {
+                    return None;
+                };
                 let size = c.memory_size().size() as u8;
-                self.known(Origin::Load(id, offset, size)).map(|id| Value::Sym(id, 0))
+                self.known(Origin::Load(id, offset, size))
+                    .map(|id| Value::Sym(id, 0))
             }
             _ => c.try_immediate(n).ok().map(Value::Const),
         }
@@ -474,10 +517,13 @@ impl Flow {
     /// What an instruction does to what is known.
     fn step(&mut self, i: usize, state: &mut State, info: &mut InstructionInfoFactory) {
         let c = self.code[i];
-        let op0 = (c.op_count() > 0 && c.op0_kind() == OpKind::Register).then(|| index_of(c.op0_register())).flatten();
+        let op0 = (c.op_count() > 0 && c.op0_kind() == OpKind::Register)
+            .then(|| index_of(c.op0_register()))
+            .flatten();
         let wide = op0.is_some() && c.op0_register().size() >= 4;
         let immediate = || c.try_immediate(1).ok();
         match c.mnemonic() {
+            Mnemonic::Call if self.entry == Some(c.ip()) => return,
             Mnemonic::Call => {
                 for r in CALLER_SAVED {
                     state.regs[r] = self.define(i, r);
@@ -509,7 +555,11 @@ impl Flow {
             Mnemonic::Mov => {
                 if c.op0_kind() == OpKind::Memory {
                     if let Some(at) = self.address(i, state).and_then(|at| self.stack_slot(at)) {
-                        let value = if c.memory_size().size() == 8 { self.operand(i, 1, state) } else { None };
+                        let value = if c.memory_size().size() == 8 {
+                            self.operand(i, 1, state)
+                        } else {
+                            None
+                        };
                         state.set_slot(at, value);
                     }
                     return;
@@ -532,7 +582,11 @@ impl Flow {
                             None => None,
                         },
                         _ => immediate().map(|value| {
-                            Value::Const(if c.op0_register().size() == 4 { value & 0xffff_ffff } else { value })
+                            Value::Const(if c.op0_register().size() == 4 {
+                                value & 0xffff_ffff
+                            } else {
+                                value
+                            })
                         }),
                     };
                     state.regs[r] = match value {
@@ -562,8 +616,11 @@ impl Flow {
                     if c.op0_register().size() == 4 {
                         value = i64::from(value as i32);
                     }
-                    state.regs[r] =
-                        state.regs[r].plus(if c.mnemonic() == Mnemonic::Sub { value.wrapping_neg() } else { value });
+                    state.regs[r] = state.regs[r].plus(if c.mnemonic() == Mnemonic::Sub {
+                        value.wrapping_neg()
+                    } else {
+                        value
+                    });
                     return;
                 }
             }
@@ -573,7 +630,9 @@ impl Flow {
                     return;
                 }
             }
-            Mnemonic::Xor if wide && c.op1_kind() == OpKind::Register && c.op0_register() == c.op1_register() => {
+            Mnemonic::Xor
+                if wide && c.op1_kind() == OpKind::Register && c.op0_register() == c.op1_register() =>
+            {
                 if let Some(r) = op0 {
                     state.regs[r] = Value::Const(0);
                     return;
@@ -581,7 +640,11 @@ impl Flow {
             }
             Mnemonic::Or if wide && immediate().is_some_and(|value| value as i32 == -1) => {
                 if let Some(r) = op0 {
-                    state.regs[r] = Value::Const(if c.op0_register().size() == 4 { 0xffff_ffff } else { u64::MAX });
+                    state.regs[r] = Value::Const(if c.op0_register().size() == 4 {
+                        0xffff_ffff
+                    } else {
+                        u64::MAX
+                    });
                     return;
                 }
             }
@@ -627,7 +690,8 @@ impl Flow {
     /// Whether the instruction is locked, also where a kernel that found one processor patched the prefix away.
     pub(super) fn locked(&self, i: usize) -> bool {
         let c = &self.code[i];
-        c.has_lock_prefix() || (self.first_byte[i] == 0x3e && matches!(c.mnemonic(), Mnemonic::Xadd | Mnemonic::Cmpxchg))
+        c.has_lock_prefix()
+            || (self.first_byte[i] == 0x3e && matches!(c.mnemonic(), Mnemonic::Xadd | Mnemonic::Cmpxchg))
     }
 
     /// A direct call or jump out of the function, and where to.
@@ -642,15 +706,22 @@ impl Flow {
         let block = &self.blocks[self.block_of[i] as usize];
         let inside = c.flow_control() != FlowControl::Call
             && block.end == i + 1
-            && if c.flow_control() == FlowControl::ConditionalBranch { block.taken } else { block.next }
-                .is_some_and(|edge| self.code[self.blocks[edge.to].first].ip() == target);
+            && if c.flow_control() == FlowControl::ConditionalBranch {
+                block.taken
+            } else {
+                block.next
+            }
+            .is_some_and(|edge| self.code[self.blocks[edge.to].first].ip() == target);
         (!inside).then_some(target)
     }
 }
 
 impl State {
     pub(super) fn slot(&self, at: Slot) -> Option<Value> {
-        self.slots.binary_search_by_key(&at, |slot| slot.0).ok().map(|found| self.slots[found].1)
+        self.slots
+            .binary_search_by_key(&at, |slot| slot.0)
+            .ok()
+            .map(|found| self.slots[found].1)
     }
 
     fn set_slot(&mut self, at: Slot, value: Option<Value>) {

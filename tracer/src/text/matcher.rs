@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::flow::{Flow, Origin, Part, RAX, RDI, REGISTERS, RSP, State, Value};
 use super::sites::{
-    Confidence, Evidence, Failure, Form, FoundSite, Kprobe, Operation, Place, Reason, Register, Sites, Spot, Stats,
-    Unrecognised,
+    Confidence, Evidence, Failure, Form, FoundSite, Kprobe, Operation, Place, Reason, Register, Sites, Spot,
+    Stats, Unrecognised,
 };
 use super::symbols::without_cold;
 use super::{Symbols, Text, TextError};
@@ -67,7 +67,10 @@ impl Offsets {
             mm_lock_seq: need(btf.offset("mm_struct", "mm_lock_seq"), "mm_struct.mm_lock_seq")?,
             vma_writer_wait: btf.offset("mm_struct", "vma_writer_wait"),
         };
-        need(offsets.vm_refcnt.or(offsets.vm_lock), "vm_area_struct.vm_refcnt or vm_lock")?;
+        need(
+            offsets.vm_refcnt.or(offsets.vm_lock),
+            "vm_area_struct.vm_refcnt or vm_lock",
+        )?;
         Ok(offsets)
     }
 }
@@ -104,19 +107,30 @@ impl Blacklist {
         let marked: Vec<&str> = symbols.marked().collect();
         let found = symbols.exactly(&SECTIONS);
         let address = |n: usize| found[n].first().map(|&i| symbols.all()[i].address);
-        let mut ranges: Vec<_> =
-            (0..SECTIONS.len()).step_by(2).filter_map(|n| Some((address(n)?, address(n + 1)?))).collect();
-        let functions = symbols.exactly(&marked).into_iter().flatten().map(|i| &symbols.all()[i]);
+        let mut ranges: Vec<_> = (0..SECTIONS.len())
+            .step_by(2)
+            .filter_map(|n| Some((address(n)?, address(n + 1)?)))
+            .collect();
+        let functions = symbols
+            .exactly(&marked)
+            .into_iter()
+            .flatten()
+            .map(|i| &symbols.all()[i]);
         ranges.extend(functions.map(|symbol| (symbol.address, symbol.end)));
         ranges.retain(|&(start, end)| start < end);
         ranges.sort_unstable();
         Self(ranges)
     }
 
-    fn has(&self, address: u64) -> bool {
+    /// Whether an address lies in one.
+    pub fn has(&self, address: u64) -> bool {
         // Ranges may nest, but only few are before an address and not over by then.
         let after = self.0.partition_point(|&(start, _)| start <= address);
-        self.0[..after].iter().rev().take(64).any(|&(_, end)| address < end)
+        self.0[..after]
+            .iter()
+            .rev()
+            .take(64)
+            .any(|&(_, end)| address < end)
     }
 }
 
@@ -155,7 +169,11 @@ impl Known {
         ];
         let found = symbols.exactly(&NAMES);
         let set = |range: std::ops::Range<usize>| {
-            found[range].iter().flatten().map(|&i| symbols.all()[i].address).collect::<FxHashSet<_>>()
+            found[range]
+                .iter()
+                .flatten()
+                .map(|&i| symbols.all()[i].address)
+                .collect::<FxHashSet<_>>()
         };
         Self {
             wake: set(0..1),
@@ -192,8 +210,24 @@ pub fn find(
     search(text, symbols, offsets, blacklist, true)
 }
 
-/// The same in a text that holds modules only.
-pub(super) fn find_in_modules(
+/// Functions that are worth a closer look.
+pub(super) fn candidates(text: &Text, symbols: &Symbols, offsets: &Offsets) -> Vec<usize> {
+    let blacklist = &Blacklist::default();
+    Kernel {
+        text,
+        symbols,
+        offsets,
+        blacklist,
+        known: Known::new(symbols),
+    }
+    .interesting(&mut Stats::default())
+}
+
+/// The same as [`find`] in a part of a text, such as modules only: without a look whether it is all there.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_in_part(
     text: &Text,
     symbols: &Symbols,
     offsets: &Offsets,
@@ -216,7 +250,13 @@ fn search(
         own = Blacklist::from_symbols(symbols);
         &own
     };
-    let kernel = Kernel { text, symbols, offsets, blacklist, known: Known::new(symbols) };
+    let kernel = Kernel {
+        text,
+        symbols,
+        offsets,
+        blacklist,
+        known: Known::new(symbols),
+    };
     if whole {
         kernel.check_belongs()?;
     }
@@ -226,14 +266,19 @@ fn search(
         text_base: symbols.text().ok_or(TextError::NoSymbol { name: "_text" })?,
         ..Sites::default()
     };
-    let mut stats =
-        Stats { text_bytes: text.len() as u64, symbols: symbols.all().len() as u64, ..Stats::default() };
+    let mut stats = Stats {
+        text_bytes: text.len() as u64,
+        symbols: symbols.all().len() as u64,
+        ..Stats::default()
+    };
     let mut helpers = Vec::new();
     let mut odd_layouts = BTreeSet::new();
     let mut done = FxHashSet::default();
     for function in kernel.interesting(&mut stats) {
         done.insert(function);
-        let Some(mut search) = Search::new(&kernel, function) else { continue };
+        let Some(mut search) = Search::new(&kernel, function) else {
+            continue;
+        };
         stats.functions_decoded += 1;
         stats.instructions += search.flow.code.len() as u64;
         search.run();
@@ -245,7 +290,9 @@ fn search(
     }
     let calls = kernel.calls_of(&helpers);
     for (function, helper, at) in calls {
-        let Some(mut search) = Search::new(&kernel, function) else { continue };
+        let Some(mut search) = Search::new(&kernel, function) else {
+            continue;
+        };
         if done.insert(function) {
             stats.functions_decoded += 1;
             stats.instructions += search.flow.code.len() as u64;
@@ -253,15 +300,22 @@ fn search(
         search.call(&helpers[helper], at);
         found.sites.extend(search.sites);
     }
-    found.sites.sort_by_key(|site| (site.spot.address, site.operation));
-    found.sites.dedup_by_key(|site| (site.spot.address, site.operation));
+    found
+        .sites
+        .sort_by_key(|site| (site.spot.address, site.operation));
+    found
+        .sites
+        .dedup_by_key(|site| (site.spot.address, site.operation));
     found.unrecognised.sort_by_key(|odd| odd.address);
     if found.sites.iter().all(|site| site.form != Form::Cmpxchg)
         && offsets.vm_refcnt.is_some()
         && let Some(odd) = odd_layouts.first()
     {
         return Err(TextError::Layout {
-            what: format!("a VMA's count is changed at offset {odd:#x}, but should be at {:#x}", offsets.vm_refcnt.unwrap_or(0)),
+            what: format!(
+                "a VMA's count is changed at offset {odd:#x}, but should be at {:#x}",
+                offsets.vm_refcnt.unwrap_or(0)
+            ),
         });
     }
     found.stats = stats;
@@ -339,13 +393,17 @@ impl Kernel<'_> {
             let last = range.end - 1;
             if self.text.from(range.start).is_none() || self.text.from(last).is_none() {
                 let inside = first.0 == range.start;
-                return Err(TextError::Outside { address: if inside { last } else { range.start } });
+                return Err(TextError::Outside {
+                    address: if inside { last } else { range.start },
+                });
             }
         }
         let (mut good, mut tried) = (0, 0);
         for &i in kernel.iter().step_by((kernel.len() / SAMPLES).max(1)) {
             let symbol = &self.symbols.all()[i];
-            let Some(bytes) = self.text.from(symbol.address) else { continue };
+            let Some(bytes) = self.text.from(symbol.address) else {
+                continue;
+            };
             tried += 1;
             // A function begins with ftrace's place, or where branches are marked, or after padding.
             let before = self.text.get(symbol.address.saturating_sub(1)..symbol.address);
@@ -389,7 +447,13 @@ impl Kernel<'_> {
             targets.extend(self.known.wake.iter().chain(&self.known.detach_slow));
         } else {
             let known = &self.known;
-            targets.extend(known.try_read.iter().chain(&known.up_read).chain(&known.down_write));
+            targets.extend(
+                known
+                    .try_read
+                    .iter()
+                    .chain(&known.up_read)
+                    .chain(&known.down_write),
+            );
         }
         let mut functions = BTreeSet::new();
         let mut moved = Vec::new();
@@ -439,6 +503,10 @@ impl Kernel<'_> {
                 }
             }
         }
+        // Its marking of the VMA needs no lock of its own.
+        if refcount {
+            functions.extend(self.symbols.exactly(&["__vma_start_write"]).into_iter().flatten());
+        }
         let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
         functions.extend(self.symbols.exactly(&moved).into_iter().flatten());
         functions.into_iter().collect()
@@ -446,7 +514,9 @@ impl Kernel<'_> {
 
     /// Stores of 1 at the count's offset.
     fn attaching(&self, address: u64, bytes: &[u8], take: &mut dyn FnMut(usize)) {
-        let Some(offset) = self.offsets.vm_refcnt else { return };
+        let Some(offset) = self.offsets.vm_refcnt else {
+            return;
+        };
         let mut needle = offset.to_le_bytes().to_vec();
         needle.extend_from_slice(&1_u32.to_le_bytes());
         for p in memchr::memmem::find_iter(bytes, &needle) {
@@ -463,12 +533,16 @@ impl Kernel<'_> {
 
     /// Whether bytes load a pointer from the offset of `vm_lock`.
     fn loads_a_lock(&self, bytes: &[u8]) -> bool {
-        let Some(offset) = self.offsets.vm_lock else { return false };
+        let Some(offset) = self.offsets.vm_lock else {
+            return false;
+        };
         memchr::memchr_iter(0x8b, bytes).any(|p| {
             if p == 0 || bytes[p - 1] & 0xf8 != 0x48 {
                 return false;
             }
-            let Some(&modrm) = bytes.get(p + 1) else { return false };
+            let Some(&modrm) = bytes.get(p + 1) else {
+                return false;
+            };
             let scaled = usize::from(modrm & 7 == 4);
             match modrm >> 6 {
                 1 => bytes.get(p + 2 + scaled) == Some(&(offset as u8)) && offset < 0x80,
@@ -488,8 +562,12 @@ impl Kernel<'_> {
         let mut moved: Vec<(String, usize, u64)> = Vec::new();
         for (address, bytes) in self.text.pieces() {
             for (at, target) in calls(bytes, address, &targets) {
-                let Some(i) = self.symbols.containing(at) else { continue };
-                let Some(helper) = helpers.iter().position(|helper| helper.address == target) else { continue };
+                let Some(i) = self.symbols.containing(at) else {
+                    continue;
+                };
+                let Some(helper) = helpers.iter().position(|helper| helper.address == target) else {
+                    continue;
+                };
                 match without_cold(self.symbols.name(&self.symbols.all()[i])) {
                     Some(base) => moved.push((base.to_owned(), helper, at)),
                     None => found.push((i, helper, at)),
@@ -545,7 +623,10 @@ impl<'a> Search<'a> {
         let symbol = &kernel.symbols.all()[function];
         let name = kernel.symbols.name(symbol).to_owned();
         let body = kernel.bytes(function)?;
-        let mut parts = vec![Part { address: symbol.address, bytes: body }];
+        let mut parts = vec![Part {
+            address: symbol.address,
+            bytes: body,
+        }];
         // Parts that were moved away: jumped to, and named after this function.
         let jumps = memchr::memchr2_iter(0xe9, 0x0f, body).filter_map(|p| match body[p..] {
             [0xe9, ..] => Some((p + 5, rel32(body, p + 1)?)),
@@ -557,17 +638,22 @@ impl<'a> Search<'a> {
             if (symbol.address..symbol.end).contains(&target) {
                 continue;
             }
-            let Some(i) = kernel.symbols.containing(target) else { continue };
+            let Some(i) = kernel.symbols.containing(target) else {
+                continue;
+            };
             let moved = &kernel.symbols.all()[i];
             if without_cold(kernel.symbols.name(moved)) == Some(&name)
                 && parts.iter().all(|part| part.address != moved.address)
                 && let Some(bytes) = kernel.bytes(i)
             {
-                parts.push(Part { address: moved.address, bytes });
+                parts.push(Part {
+                    address: moved.address,
+                    bytes,
+                });
             }
         }
-        let flow = Flow::new(&parts, &|target| kernel.known.no_return.contains(&target));
         let entry = kernel.ftrace_entry(symbol.address, body);
+        let flow = Flow::new(&parts, entry, &|target| kernel.known.no_return.contains(&target));
         Some(Self {
             kernel,
             function,
@@ -613,7 +699,9 @@ impl<'a> Search<'a> {
                 continue;
             }
             let state = self.flow.before(i);
-            let Some(vma) = self.vma_of_count(i, &state) else { continue };
+            let Some(vma) = self.vma_of_count(i, &state) else {
+                continue;
+            };
             let mut evidence = self.pointer_evidence(vma, &state);
             match c.mnemonic() {
                 Mnemonic::Cmpxchg => match self.cmpxchg_adds(i, &state) {
@@ -657,7 +745,9 @@ impl<'a> Search<'a> {
                         _ => odd.push((i, "adds at the count's offset, but not a value of the lock's")),
                     }
                 }
-                Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec if c.memory_size().size() == 4 => {
+                Mnemonic::Add | Mnemonic::Sub | Mnemonic::Inc | Mnemonic::Dec
+                    if c.memory_size().size() == 4 =>
+                {
                     odd.push((i, "a locked operation at the count's offset that no pattern has"));
                 }
                 _ => {}
@@ -685,7 +775,9 @@ impl<'a> Search<'a> {
     /// Whether something in the function reads a field of what a value points to.
     fn reads(&self, vma: Value, field: u32, size: u8) -> bool {
         let Value::Sym(id, offset) = vma else { return false };
-        self.flow.known(Origin::Load(id, offset + i64::from(field), size)).is_some()
+        self.flow
+            .known(Origin::Load(id, offset + i64::from(field), size))
+            .is_some()
     }
 
     /// What makes a value the address of a VMA; empty if nothing.
@@ -706,24 +798,33 @@ impl<'a> Search<'a> {
     /// What a compare-and-swap adds to the old value.
     fn cmpxchg_adds(&self, i: usize, state: &State) -> Option<i64> {
         let new = self.flow.operand(i, 1, state)?;
-        let (Value::Sym(new_id, new), Value::Sym(old_id, old)) = (new, state.regs[RAX]) else { return None };
+        let (Value::Sym(new_id, new), Value::Sym(old_id, old)) = (new, state.regs[RAX]) else {
+            return None;
+        };
         (new_id == old_id).then(|| i64::from((new - old) as i32))
     }
 
     fn mentions(&self, i: usize, wanted: &[u32]) -> bool {
         let c = &self.flow.code[i];
-        (0..c.op_count()).any(|n| c.try_immediate(n).is_ok_and(|value| wanted.contains(&(value as u32))))
+        (0..c.op_count()).any(|n| {
+            c.try_immediate(n)
+                .is_ok_and(|value| wanted.contains(&(value as u32)))
+        })
     }
 
     /// Whether a get compares with the limit of readers.
     fn has_limit(&self, i: usize, state: &State) -> bool {
         // Also as what is left of the count when the flag is taken off.
         let limits = [FLAG - 1, FLAG - 2, FLAG.wrapping_neg(), FLAG];
-        state.regs.iter().any(|value| matches!(value, Value::Const(c) if limits.contains(&(*c as u32))))
+        state
+            .regs
+            .iter()
+            .any(|value| matches!(value, Value::Const(c) if limits.contains(&(*c as u32))))
             || (i.saturating_sub(16)..i).any(|at| {
                 let c = &self.flow.code[at];
                 self.mentions(at, &limits)
-                    || c.mnemonic() == Mnemonic::Lea && c.memory_displacement64() as u32 == FLAG.wrapping_neg()
+                    || c.mnemonic() == Mnemonic::Lea
+                        && c.memory_displacement64() as u32 == FLAG.wrapping_neg()
             })
     }
 
@@ -803,7 +904,13 @@ impl<'a> Search<'a> {
         c.mnemonic() == Mnemonic::Bt && c.try_immediate(1).is_ok_and(|bit| bit == 30)
     }
 
-    fn put(&mut self, i: usize, vma: Value, mut evidence: Vec<Evidence>, odd: &mut Vec<(usize, &'static str)>) {
+    fn put(
+        &mut self,
+        i: usize,
+        vma: Value,
+        mut evidence: Vec<Evidence>,
+        odd: &mut Vec<(usize, &'static str)>,
+    ) {
         let ahead = self.ahead(i, vma);
         evidence.push(Evidence::SubtractsOne);
         if ahead.compares_flag {
@@ -830,7 +937,10 @@ impl<'a> Search<'a> {
                 self.plain(i, Operation::ReadPut, Form::Xadd, vma, evidence);
                 return;
             }
-            odd.push((i, "lowers a count and wakes an rcuwait, but does not compare with the flag"));
+            odd.push((
+                i,
+                "lowers a count and wakes an rcuwait, but does not compare with the flag",
+            ));
             return;
         }
         let slow = ahead.slow.is_some_and(|slow| {
@@ -841,7 +951,10 @@ impl<'a> Search<'a> {
             evidence.push(Evidence::DetachSlowPath);
             self.plain(i, Operation::Detach, Form::Xadd, vma, evidence);
         } else if ahead.slow.is_some() {
-            odd.push((i, "lowers a count and reaches the slow path of detaching, but with another pointer"));
+            odd.push((
+                i,
+                "lowers a count and reaches the slow path of detaching, but with another pointer",
+            ));
         } else {
             odd.push((i, "lowers a count, but neither wakes a writer nor detaches"));
         }
@@ -858,7 +971,9 @@ impl<'a> Search<'a> {
         }
         if c.try_immediate(1).is_ok_and(|value| value == 1) && displacement == u64::from(count) {
             let state = self.flow.before(i);
-            let Some(vma) = self.vma_of_count(i, &state) else { return };
+            let Some(vma) = self.vma_of_count(i, &state) else {
+                return;
+            };
             let mut evidence = self.pointer_evidence(vma, &state);
             // Other objects have a state that goes from 0 to 1 with a warning, too.
             let tree = self.reads(vma, offsets.vm_lock_seq, 4) || self.handles_vmas();
@@ -875,9 +990,16 @@ impl<'a> Search<'a> {
     fn handles_vmas(&self) -> bool {
         let symbols = self.kernel.symbols;
         (0..self.flow.code.len()).any(|at| {
-            let called = self.flow.leaves_to(at).and_then(|target| symbols.containing(target));
+            let called = self
+                .flow
+                .leaves_to(at)
+                .and_then(|target| symbols.containing(target));
             let name = called.map(|i| symbols.name(&symbols.all()[i]));
-            name.is_some_and(|name| ["mas_", "vma_", "__vma_", "vm_area_", "__mt_"].iter().any(|&with| name.starts_with(with)))
+            name.is_some_and(|name| {
+                ["mas_", "vma_", "__vma_", "vm_area_", "__mt_"]
+                    .iter()
+                    .any(|&with| name.starts_with(with))
+            })
         })
     }
 
@@ -892,10 +1014,16 @@ impl<'a> Search<'a> {
             return;
         }
         let state = self.flow.before(i);
-        let Some(vma) = self.flow.address(i, &state).map(|field| field.plus(-i64::from(offsets.vm_lock_seq))) else {
+        let Some(vma) = self
+            .flow
+            .address(i, &state)
+            .map(|field| field.plus(-i64::from(offsets.vm_lock_seq)))
+        else {
             return;
         };
-        let Some(value) = self.flow.operand(i, 1, &state) else { return };
+        let Some(value) = self.flow.operand(i, 1, &state) else {
+            return;
+        };
         // The number may be an argument, or have come over the stack; then the place tells.
         let argument = self.name.starts_with("__vma_start_write")
             && matches!(vma, Value::Sym(id, 0) if self.flow.origin(id) == Origin::Entry(RDI as u8));
@@ -920,7 +1048,9 @@ impl<'a> Search<'a> {
     fn warns_unless_zero(&mut self, i: usize, vma: Value) -> bool {
         let Value::Sym(id, offset) = vma else { return false };
         let count = i64::from(self.kernel.offsets.vm_refcnt.unwrap_or(0));
-        let Some(load) = self.flow.known(Origin::Load(id, offset + count, 4)) else { return false };
+        let Some(load) = self.flow.known(Origin::Load(id, offset + count, 4)) else {
+            return false;
+        };
         let load = Value::Sym(load, 0);
         let mut seen = FxHashSet::default();
         let mut work = vec![self.flow.block_of[i] as usize];
@@ -933,12 +1063,18 @@ impl<'a> Search<'a> {
             {
                 let state = self.flow.before(compare);
                 let left = self.flow.operand(compare, 0, &state);
-                let warns = [self.flow.blocks[b].taken, self.flow.blocks[b].next].into_iter().flatten().any(|edge| {
-                    let block = &self.flow.blocks[edge.to];
-                    (block.first..block.end).any(|at| {
-                        matches!(self.flow.code[at].mnemonic(), Mnemonic::Ud2 | Mnemonic::Ud1 | Mnemonic::Ud0)
-                    })
-                });
+                let warns = [self.flow.blocks[b].taken, self.flow.blocks[b].next]
+                    .into_iter()
+                    .flatten()
+                    .any(|edge| {
+                        let block = &self.flow.blocks[edge.to];
+                        (block.first..block.end).any(|at| {
+                            matches!(
+                                self.flow.code[at].mnemonic(),
+                                Mnemonic::Ud2 | Mnemonic::Ud1 | Mnemonic::Ud0
+                            )
+                        })
+                    });
                 if left == Some(load) && warns {
                     return true;
                 }
@@ -955,7 +1091,9 @@ impl<'a> Search<'a> {
         let block = &self.flow.blocks[block];
         let last = block.end - 1;
         let branch = &self.flow.code[last];
-        if branch.flow_control() != FlowControl::ConditionalBranch || branch.condition_code() == ConditionCode::None {
+        if branch.flow_control() != FlowControl::ConditionalBranch
+            || branch.condition_code() == ConditionCode::None
+        {
             return None;
         }
         let compare = (block.first..last).rev().find(|&at| {
@@ -981,7 +1119,9 @@ impl<'a> Search<'a> {
         for _ in 0..3 {
             let Some((compare, code)) = self.condition(block) else {
                 // The result of a call may be tested a block later.
-                let next = self.flow.blocks[block].next.filter(|_| self.flow.blocks[block].taken.is_none())?;
+                let next = self.flow.blocks[block]
+                    .next
+                    .filter(|_| self.flow.blocks[block].taken.is_none())?;
                 block = next.to;
                 continue;
             };
@@ -1018,7 +1158,11 @@ impl<'a> Search<'a> {
 
     fn is_put_of(&mut self, at: usize, vma: Value) -> bool {
         let address = self.flow.code[at].ip();
-        if !self.sites.iter().any(|site| site.operation == Operation::ReadPut && site.spot.address == address) {
+        if !self
+            .sites
+            .iter()
+            .any(|site| site.operation == Operation::ReadPut && site.spot.address == address)
+        {
             return false;
         }
         let state = self.flow.before(at);
@@ -1031,7 +1175,9 @@ impl<'a> Search<'a> {
 
     /// A field of the VMA that a value was read from.
     fn field(&self, value: Option<Value>, vma: Value, field: u32, size: u8) -> bool {
-        let (Some(Value::Sym(id, 0)), Value::Sym(vma, offset)) = (value, vma) else { return false };
+        let (Some(Value::Sym(id, 0)), Value::Sym(vma, offset)) = (value, vma) else {
+            return false;
+        };
         self.flow.origin(id) == Origin::Load(vma, offset + i64::from(field), size)
     }
 
@@ -1043,10 +1189,16 @@ impl<'a> Search<'a> {
             return self.check_detached(b, compare, code, vma);
         }
         let state = self.flow.before(compare);
-        let (left, right) = (self.flow.operand(compare, 0, &state), self.flow.operand(compare, 1, &state));
+        let (left, right) = (
+            self.flow.operand(compare, 0, &state),
+            self.flow.operand(compare, 1, &state),
+        );
         let either = |field, size| self.field(left, vma, field, size) || self.field(right, vma, field, size);
         if either(offsets.vm_lock_seq, 4)
-            && [left, right].into_iter().flatten().any(|value| self.is_mm_sequence(value))
+            && [left, right]
+                .into_iter()
+                .flatten()
+                .any(|value| self.is_mm_sequence(value))
         {
             let (equal, other) = self.equal_edges(b, code)?;
             return Some((Reason::WriteLocked, equal, other));
@@ -1116,7 +1268,11 @@ impl<'a> Search<'a> {
         mut evidence: Vec<Evidence>,
         failing: &mut FxHashMap<(usize, usize), Reason>,
     ) {
-        let form = if self.flow.code[i].mnemonic() == Mnemonic::Call { Form::Call } else { Form::Cmpxchg };
+        let form = if self.flow.code[i].mnemonic() == Mnemonic::Call {
+            Form::Call
+        } else {
+            Form::Cmpxchg
+        };
         let result = (form == Form::Call).then(|| self.defined(i, RAX)).flatten();
         let success = self.success(i, result);
         let mut exits: Vec<Exit> = Vec::new();
@@ -1125,7 +1281,10 @@ impl<'a> Search<'a> {
             confirmed = self.checks_after(success, vma, &mut exits);
             if form == Form::Call {
                 exits.push(Exit {
-                    from: self.flow.block_of[self.flow.blocks[failed].preds.first().map_or(i, |&(p, _)| self.flow.blocks[p].end - 1)] as usize,
+                    from: self.flow.block_of[self.flow.blocks[failed]
+                        .preds
+                        .first()
+                        .map_or(i, |&(p, _)| self.flow.blocks[p].end - 1)] as usize,
                     to: failed,
                     reason: Reason::LimitOrWriter,
                     temporary: false,
@@ -1139,7 +1298,11 @@ impl<'a> Search<'a> {
         if confirmed.is_some() {
             evidence.push(Evidence::ChecksAgain);
         }
-        let operation = if confirmed.is_some() { Operation::ReadTry } else { Operation::ReadLocked };
+        let operation = if confirmed.is_some() {
+            Operation::ReadTry
+        } else {
+            Operation::ReadLocked
+        };
         let mut site = self.site(i, operation, form, vma, evidence);
         site.after = success.map(|(to, _)| {
             let from = self.flow.block_of[i] as usize;
@@ -1156,13 +1319,17 @@ impl<'a> Search<'a> {
 
     /// What an instruction leaves in a register, if the function uses it.
     fn defined(&self, i: usize, r: usize) -> Option<Value> {
-        self.flow.known(Origin::Def(i as u32, r as u8)).map(|id| Value::Sym(id, 0))
+        self.flow
+            .known(Origin::Def(i as u32, r as u8))
+            .map(|id| Value::Sym(id, 0))
     }
 
     /// Checks after a get, and the edge behind the last that a try needs.
     fn checks_after(&mut self, success: usize, vma: Value, exits: &mut Vec<Exit>) -> Option<(usize, usize)> {
         let mut confirmed = None;
         let mut seen = FxHashSet::default();
+        // Where the VMA is looked up again, another try begins.
+        seen.extend(self.found_in(vma));
         let mut work = std::collections::VecDeque::from([success]);
         while let Some(b) = work.pop_front() {
             if !seen.insert(b) || seen.len() > REACH_BLOCKS {
@@ -1176,9 +1343,16 @@ impl<'a> Search<'a> {
                 let straight = self.straight_to_put(fail, vma).is_some();
                 if reason != Reason::AddressMoved || straight {
                     let out_of_line = self.calls_a_put(fail);
-                    if straight || out_of_line || reason == Reason::WriteLocked {
+                    let tried =
+                        reason == Reason::WriteLocked || reason == Reason::Recycled && confirmed.is_none();
+                    if straight || out_of_line || tried {
                         let temporary = reason != Reason::AddressMoved;
-                        exits.push(Exit { from: b, to: fail, reason, temporary });
+                        exits.push(Exit {
+                            from: b,
+                            to: fail,
+                            reason,
+                            temporary,
+                        });
                     }
                     if reason == Reason::WriteLocked && confirmed.is_none() {
                         confirmed = Some((b, pass));
@@ -1195,12 +1369,27 @@ impl<'a> Search<'a> {
         confirmed
     }
 
+    /// The block in which a call returns the VMA.
+    fn found_in(&self, vma: Value) -> Option<usize> {
+        let Value::Sym(id, _) = vma else { return None };
+        match self.flow.origin(id) {
+            Origin::Def(at, _) => Some(self.flow.block_of[at as usize] as usize),
+            _ => None,
+        }
+    }
+
     fn calls_a_put(&self, block: usize) -> bool {
         let block = &self.flow.blocks[block];
         (block.first..block.end).any(|at| {
             self.flow.leaves_to(at).is_some_and(|target| {
-                let name = self.kernel.symbols.containing(target).map(|i| self.kernel.symbols.name(&self.kernel.symbols.all()[i]));
-                name.is_some_and(|name| name.starts_with("vma_refcount_put") || name.starts_with("vma_end_read"))
+                let name = self
+                    .kernel
+                    .symbols
+                    .containing(target)
+                    .map(|i| self.kernel.symbols.name(&self.kernel.symbols.all()[i]));
+                name.is_some_and(|name| {
+                    name.starts_with("vma_refcount_put") || name.starts_with("vma_end_read")
+                })
             })
         })
     }
@@ -1215,7 +1404,11 @@ impl<'a> Search<'a> {
             Origin::Entry(_) => 0,
             Origin::Load(..) => usize::MAX,
         };
-        let reach = if limit == usize::MAX { BACK_BLOCKS / 2 } else { BACK_BLOCKS };
+        let reach = if limit == usize::MAX {
+            BACK_BLOCKS / 2
+        } else {
+            BACK_BLOCKS
+        };
         let mut region = vec![own];
         let mut next = 0;
         while next < region.len() && region.len() < reach {
@@ -1234,14 +1427,24 @@ impl<'a> Search<'a> {
             if b == own {
                 continue;
             }
-            let (Some(taken), Some(next)) = (self.flow.blocks[b].taken, self.flow.blocks[b].next) else { continue };
-            let out = match (region.contains(&taken.to), region.contains(&next.to)) {
+            let (Some(taken), Some(next)) = (self.flow.blocks[b].taken, self.flow.blocks[b].next) else {
+                continue;
+            };
+            // Back to where the VMA was looked up is out, too.
+            let again = self.found_in(vma);
+            let inside = |to: usize| region.contains(&to) && again != Some(to);
+            let out = match (inside(taken.to), inside(next.to)) {
                 (true, false) => next.to,
                 (false, true) => taken.to,
                 _ => continue,
             };
             if let Some(reason) = self.check_before(b, i, vma, out) {
-                exits.push(Exit { from: b, to: out, reason, temporary: false });
+                exits.push(Exit {
+                    from: b,
+                    to: out,
+                    reason,
+                    temporary: false,
+                });
             }
         }
     }
@@ -1250,7 +1453,10 @@ impl<'a> Search<'a> {
         let (compare, code) = self.condition(b)?;
         let state = self.flow.before(compare);
         let c = self.flow.code[compare];
-        let (left, right) = (self.flow.operand(compare, 0, &state), self.flow.operand(compare, 1, &state));
+        let (left, right) = (
+            self.flow.operand(compare, 0, &state),
+            self.flow.operand(compare, 1, &state),
+        );
         let edges = self.equal_edges(b, code);
         if let Some((equal, _)) = edges {
             let zero = c.mnemonic() == Mnemonic::Test && left == right
@@ -1265,30 +1471,45 @@ impl<'a> Search<'a> {
                 }
             }
             let offsets = self.kernel.offsets;
-            let sequence = self.field(left, vma, offsets.vm_lock_seq, 4) || self.field(right, vma, offsets.vm_lock_seq, 4);
+            let sequence = self.field(left, vma, offsets.vm_lock_seq, 4)
+                || self.field(right, vma, offsets.vm_lock_seq, 4);
             if sequence
                 && equal == out
-                && [left, right].into_iter().flatten().any(|value| self.is_mm_sequence(value))
+                && [left, right]
+                    .into_iter()
+                    .flatten()
+                    .any(|value| self.is_mm_sequence(value))
             {
                 return Some(Reason::WriteLocked);
             }
             return None;
         }
         // Not an equality, and right before the swap: the limit.
-        (self.kernel.offsets.vm_refcnt.is_some() && compare < i && i - compare < 12 && self.has_limit(compare + 1, &state))
-            .then_some(Reason::LimitOrWriter)
+        (self.kernel.offsets.vm_refcnt.is_some()
+            && compare < i
+            && i - compare < 12
+            && self.has_limit(compare + 1, &state))
+        .then_some(Reason::LimitOrWriter)
     }
 
     fn reads_count(&self, value: Value, vma: Value) -> bool {
-        self.kernel.offsets.vm_refcnt.is_some_and(|count| self.field(Some(value), vma, count, 4))
+        self.kernel
+            .offsets
+            .vm_refcnt
+            .is_some_and(|count| self.field(Some(value), vma, count, 4))
     }
 
     /// Where the VMA came from, if a call returned it.
     fn candidate(&mut self, vma: Value) -> Option<Spot> {
         let Value::Sym(id, 0) = vma else { return None };
-        let Origin::Def(at, r) = self.flow.origin(id) else { return None };
+        let Origin::Def(at, r) = self.flow.origin(id) else {
+            return None;
+        };
         let at = at as usize;
-        if usize::from(r) != RAX || self.flow.code[at].mnemonic() != Mnemonic::Call || at + 1 >= self.flow.code.len() {
+        if usize::from(r) != RAX
+            || self.flow.code[at].mnemonic() != Mnemonic::Call
+            || at + 1 >= self.flow.code.len()
+        {
             return None;
         }
         Some(self.spot(at + 1, vma, false))
@@ -1305,8 +1526,10 @@ impl<'a> Search<'a> {
             let mut reasons: Vec<Reason> = own.iter().map(|exit| exit.reason).collect();
             reasons.sort_unstable();
             reasons.dedup();
-            let mut branches: Vec<u64> =
-                from.iter().map(|&b| self.flow.code[self.flow.blocks[b].end - 1].ip()).collect();
+            let mut branches: Vec<u64> = from
+                .iter()
+                .map(|&b| self.flow.code[self.flow.blocks[b].end - 1].ip())
+                .collect();
             branches.sort_unstable();
             branches.dedup();
             let put = self.straight_to_put(to, vma).map(|at| self.flow.code[at].ip());
@@ -1327,7 +1550,9 @@ impl<'a> Search<'a> {
             if self.sites[s].operation != Operation::ReadPut {
                 continue;
             }
-            let Some(at) = self.flow.at(self.sites[s].spot.address) else { continue };
+            let Some(at) = self.flow.at(self.sites[s].spot.address) else {
+                continue;
+            };
             let mut reasons = BTreeSet::new();
             let mut only = true;
             let mut seen = FxHashSet::default();
@@ -1375,11 +1600,14 @@ impl<'a> Search<'a> {
     fn semaphores(&mut self) {
         let mut tries = Vec::new();
         for i in 0..self.flow.code.len() {
-            if self.flow.code[i].mnemonic() == Mnemonic::Mov && self.flow.code[i].op0_kind() == OpKind::Memory {
+            if self.flow.code[i].mnemonic() == Mnemonic::Mov && self.flow.code[i].op0_kind() == OpKind::Memory
+            {
                 self.seq_store(i);
                 continue;
             }
-            let Some(target) = self.flow.leaves_to(i) else { continue };
+            let Some(target) = self.flow.leaves_to(i) else {
+                continue;
+            };
             let known = &self.kernel.known;
             let operation = if known.try_read.contains(&target) {
                 Operation::ReadTry
@@ -1393,7 +1621,9 @@ impl<'a> Search<'a> {
                 continue;
             };
             let state = self.flow.before(i);
-            let Some(vma) = self.vma_of_lock(state.regs[RDI]) else { continue };
+            let Some(vma) = self.vma_of_lock(state.regs[RDI]) else {
+                continue;
+            };
             let mut evidence = vec![Evidence::LockOfVma];
             let offsets = self.kernel.offsets;
             if self.reads(vma, offsets.vm_mm, 8) || self.reads(vma, offsets.vm_lock_seq, 4) {
@@ -1406,7 +1636,11 @@ impl<'a> Search<'a> {
             if operation == Operation::WriterEnter {
                 self.entered.push(vma);
             }
-            let form = if self.flow.code[i].mnemonic() == Mnemonic::Call { Form::Call } else { Form::TailCall };
+            let form = if self.flow.code[i].mnemonic() == Mnemonic::Call {
+                Form::Call
+            } else {
+                Form::TailCall
+            };
             self.plain(i, operation, form, vma, evidence);
             self.name_callee(target);
         }
@@ -1422,7 +1656,9 @@ impl<'a> Search<'a> {
 
     fn name_callee(&mut self, target: u64) {
         let symbols = self.kernel.symbols;
-        let name = symbols.containing(target).map(|i| symbols.name(&symbols.all()[i]).to_owned());
+        let name = symbols
+            .containing(target)
+            .map(|i| symbols.name(&symbols.all()[i]).to_owned());
         if let Some(site) = self.sites.last_mut() {
             site.callee = name;
         }
@@ -1436,12 +1672,21 @@ impl<'a> Search<'a> {
         if self.kprobe(symbol.address) == Kprobe::Yes {
             return None;
         }
-        let site = self.sites.iter().find(|site| matches!(site.operation, Operation::ReadTry | Operation::ReadLocked));
-        let site = site.or_else(|| self.sites.iter().find(|site| site.form != Form::Store))?.clone();
+        let site = self
+            .sites
+            .iter()
+            .find(|site| matches!(site.operation, Operation::ReadTry | Operation::ReadLocked));
+        let site = site
+            .or_else(|| self.sites.iter().find(|site| site.form != Form::Store))?
+            .clone();
         let at = self.flow.at(site.spot.address)?;
         let state = self.flow.before(at);
-        let Value::Sym(id, displacement) = self.vma_of_count(at, &state)? else { return None };
-        let Origin::Entry(register) = self.flow.origin(id) else { return None };
+        let Value::Sym(id, displacement) = self.vma_of_count(at, &state)? else {
+            return None;
+        };
+        let Origin::Entry(register) = self.flow.origin(id) else {
+            return None;
+        };
         Some(Helper {
             address: symbol.address,
             name: self.name.clone(),
@@ -1466,8 +1711,10 @@ impl<'a> Search<'a> {
         let call = self.flow.code[at].mnemonic() == Mnemonic::Call;
         let form = if call { Form::Call } else { Form::TailCall };
         let mut site = self.site(at, helper.operation, form, vma, evidence);
-        site.spot.vma =
-            Some(Place::Register { register: Register::ALL[helper.register], displacement: helper.displacement });
+        site.spot.vma = Some(Place::Register {
+            register: Register::ALL[helper.register],
+            displacement: helper.displacement,
+        });
         site.confidence = helper.confidence;
         site.callee = Some(helper.name.clone());
         if call && at + 1 < self.flow.code.len() {
@@ -1504,10 +1751,15 @@ impl<'a> Search<'a> {
                 && found == id
                 && (at - offset).abs() <= 4096
             {
-                return Some(Place::Register { register: Register::ALL[r], displacement: offset - at });
+                return Some(Place::Register {
+                    register: Register::ALL[r],
+                    displacement: offset - at,
+                });
             }
         }
-        let Value::Sym(stack, depth) = state.regs[RSP] else { return None };
+        let Value::Sym(stack, depth) = state.regs[RSP] else {
+            return None;
+        };
         state.slots().iter().find_map(|&((base, at), value)| match value {
             Value::Sym(found, inner) if found == id && base == stack && at >= depth => Some(Place::Memory {
                 register: Register::Rsp,
@@ -1522,8 +1774,14 @@ impl<'a> Search<'a> {
         let state = self.flow.before(i);
         let address = self.flow.code[i].ip();
         let symbols = self.kernel.symbols;
-        let symbol = symbols.containing(address).map_or(&symbols.all()[self.function], |i| &symbols.all()[i]);
-        let base = if symbols.module(symbol).is_none() { symbols.text() } else { None };
+        let symbol = symbols
+            .containing(address)
+            .map_or(&symbols.all()[self.function], |i| &symbols.all()[i]);
+        let base = if symbols.module(symbol).is_none() {
+            symbols.text()
+        } else {
+            None
+        };
         Spot {
             address,
             text_offset: base.and_then(|base| address.checked_sub(base)),
@@ -1537,7 +1795,10 @@ impl<'a> Search<'a> {
 
     /// The first instruction of a block, to which control comes from the given ones, and from others or not.
     fn block_spot(&mut self, block: usize, vma: Value, from: &[usize]) -> Spot {
-        let shared = self.flow.blocks[block].preds.iter().any(|&(p, weak)| !weak && !from.contains(&p));
+        let shared = self.flow.blocks[block]
+            .preds
+            .iter()
+            .any(|&(p, weak)| !weak && !from.contains(&p));
         self.spot(self.flow.blocks[block].first, vma, shared)
     }
 
@@ -1547,7 +1808,14 @@ impl<'a> Search<'a> {
         text
     }
 
-    fn site(&mut self, i: usize, operation: Operation, form: Form, vma: Value, evidence: Vec<Evidence>) -> FoundSite {
+    fn site(
+        &mut self,
+        i: usize,
+        operation: Operation,
+        form: Form,
+        vma: Value,
+        evidence: Vec<Evidence>,
+    ) -> FoundSite {
         let c = self.flow.code[i];
         let mut spot = self.spot(i, vma, false);
         // The operand itself is the surest way to the VMA.
@@ -1555,7 +1823,10 @@ impl<'a> Search<'a> {
             let base = Register::ALL.get((c.memory_base() as usize).wrapping_sub(Iced::RAX as usize));
             if let Some(&register) = base {
                 let displacement = (c.memory_displacement64() as i64).wrapping_sub(i64::from(count));
-                spot.vma = Some(Place::Register { register, displacement });
+                spot.vma = Some(Place::Register {
+                    register,
+                    displacement,
+                });
             }
         }
         let sure = evidence.contains(&Evidence::PointerIsVma)
@@ -1564,7 +1835,13 @@ impl<'a> Search<'a> {
             || evidence.contains(&Evidence::WarnsUnlessDetached)
             || (evidence.contains(&Evidence::OperandAtField)
                 && evidence.iter().any(|found| {
-                    matches!(found, Evidence::Limit | Evidence::ComparesFlag | Evidence::AddsFlag | Evidence::SubtractsFlag)
+                    matches!(
+                        found,
+                        Evidence::Limit
+                            | Evidence::ComparesFlag
+                            | Evidence::AddsFlag
+                            | Evidence::SubtractsFlag
+                    )
                 }));
         let symbols = self.kernel.symbols;
         FoundSite {
@@ -1583,7 +1860,11 @@ impl<'a> Search<'a> {
             only_undoes: false,
             callee: None,
             ftrace_entry: self.entry,
-            confidence: if sure { Confidence::Certain } else { Confidence::Likely },
+            confidence: if sure {
+                Confidence::Certain
+            } else {
+                Confidence::Likely
+            },
             evidence,
         }
     }
@@ -1603,10 +1884,15 @@ impl<'a> Search<'a> {
     fn odd(&mut self, i: usize, why: &str) {
         let c = self.flow.code[i];
         let state = self.flow.before(i);
-        let Some(vma) = self.vma_of_count(i, &state) else { return };
+        let Some(vma) = self.vma_of_count(i, &state) else {
+            return;
+        };
         let evidence = self.pointer_evidence(vma, &state);
-        let wakes = (0..self.flow.code.len())
-            .any(|at| self.flow.leaves_to(at).is_some_and(|target| self.kernel.known.wake.contains(&target)));
+        let wakes = (0..self.flow.code.len()).any(|at| {
+            self.flow
+                .leaves_to(at)
+                .is_some_and(|target| self.kernel.known.wake.contains(&target))
+        });
         let sequence = self.reads(vma, self.kernel.offsets.vm_lock_seq, 4);
         let conclusive = why.starts_with("reads like a get") || why.starts_with("lowers a count and");
         let whole = matches!(vma, Value::Sym(_, 0)) || state.regs.contains(&vma);

@@ -142,7 +142,8 @@ impl Register {
     /// Its name, as assemblers write it.
     pub const fn name(self) -> &'static str {
         [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+            "r14", "r15",
         ][self as usize]
     }
 }
@@ -414,7 +415,11 @@ impl Sites {
     pub(super) fn count(&mut self) {
         self.stats.by_operation.clear();
         for site in &self.sites {
-            *self.stats.by_operation.entry(site.operation.name().to_owned()).or_default() += 1;
+            *self
+                .stats
+                .by_operation
+                .entry(site.operation.name().to_owned())
+                .or_default() += 1;
         }
     }
 }

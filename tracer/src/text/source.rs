@@ -30,13 +30,19 @@ struct Segment {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+    Some(u16::from_le_bytes(
+        bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
+    ))
 }
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+    Some(u64::from_le_bytes(
+        bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
+    ))
 }
 
 const PT_LOAD: u32 = 1;
@@ -91,7 +97,9 @@ fn open_kcore(path: &Path) -> Result<(File, Vec<Program>), TextError> {
     let size = u16_at(&header, 54).map_or(0, usize::from);
     let start = u64_at(&header, 32).and_then(|start| usize::try_from(start).ok());
     let start = start.filter(|start| (64..1 << 20).contains(start));
-    let start = start.ok_or(TextError::Broken { what: "ELF program headers are not where they should be" })?;
+    let start = start.ok_or(TextError::Broken {
+        what: "ELF program headers are not where they should be",
+    })?;
     header.resize(start + count * size, 0);
     file.read_exact_at(&mut header, 0).map_err(unreadable)?;
     Ok((file, programs(&header)?))
@@ -118,10 +126,16 @@ pub fn build_id(notes: &[u8]) -> Option<String> {
 impl Text {
     /// A text of given pieces.
     pub fn from_pieces(pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Self {
-        let mut segments: Vec<Segment> =
-            pieces.into_iter().map(|(address, bytes)| Segment { address, bytes }).collect();
+        let mut segments: Vec<Segment> = pieces
+            .into_iter()
+            .map(|(address, bytes)| Segment { address, bytes })
+            .collect();
         segments.sort_by_key(|segment| segment.address);
-        Self { segments, build_id: None, live: false }
+        Self {
+            segments,
+            build_id: None,
+            live: false,
+        }
     }
 
     /// Reads the text of the running kernel and of its modules through `/proc/kcore`.
@@ -130,9 +144,14 @@ impl Text {
     /// When the kernel refuses, as under lockdown, or does not have the file, or when the symbols lie
     /// outside of what it has.
     pub fn from_kcore(path: &Path, symbols: &Symbols) -> Result<Self, TextError> {
-        let kernel = symbols.kernel_range().ok_or(TextError::NoSymbol { name: "_stext or _etext" })?;
+        let kernel = symbols.kernel_range().ok_or(TextError::NoSymbol {
+            name: "_stext or _etext",
+        })?;
         let (file, programs) = open_kcore(path)?;
-        let mut text = Self { live: true, ..Self::default() };
+        let mut text = Self {
+            live: true,
+            ..Self::default()
+        };
         text.add(&file, &programs, kernel)?;
         text.add_modules(&file, &programs, symbols);
         Ok(text)
@@ -143,7 +162,10 @@ impl Text {
     /// # Errors
     /// When the kernel refuses.
     pub fn modules_from_kcore(path: &Path, symbols: &Symbols) -> Result<Self, TextError> {
-        let mut text = Self { live: true, ..Self::default() };
+        let mut text = Self {
+            live: true,
+            ..Self::default()
+        };
         if !symbols.module_ranges().is_empty() {
             let (file, programs) = open_kcore(path)?;
             text.add_modules(&file, &programs, symbols);
@@ -160,22 +182,35 @@ impl Text {
     }
 
     fn add(&mut self, file: &File, programs: &[Program], range: Range<u64>) -> Result<(), TextError> {
-        let len = usize::try_from(range.end - range.start).ok().filter(|&len| len <= MAX_IMAGE);
-        let len = len.ok_or(TextError::Broken { what: "the text is too large to be one" })?;
+        let len = usize::try_from(range.end - range.start)
+            .ok()
+            .filter(|&len| len <= MAX_IMAGE);
+        let len = len.ok_or(TextError::Broken {
+            what: "the text is too large to be one",
+        })?;
         let offset = programs
             .iter()
             .filter(|program| program.kind == PT_LOAD)
             .find_map(|program| {
                 let within = range.start.checked_sub(program.address)?;
-                (within.checked_add(len as u64)? <= program.file_size).then(|| program.offset.checked_add(within))?
+                (within.checked_add(len as u64)? <= program.file_size)
+                    .then(|| program.offset.checked_add(within))?
             })
-            .ok_or(TextError::Broken { what: "the kernel's image does not cover its own text" })?;
+            .ok_or(TextError::Broken {
+                what: "the kernel's image does not cover its own text",
+            })?;
         let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => TextError::Refused { path: "kernel memory".to_owned() },
-            _ => TextError::Outside { address: range.start },
-        })?;
-        self.segments.push(Segment { address: range.start, bytes });
+        file.read_exact_at(&mut bytes, offset)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => TextError::Refused {
+                    path: "kernel memory".to_owned(),
+                },
+                _ => TextError::Outside { address: range.start },
+            })?;
+        self.segments.push(Segment {
+            address: range.start,
+            bytes,
+        });
         Ok(())
     }
 
@@ -212,17 +247,24 @@ impl Text {
             let start = usize::try_from(program.offset).ok();
             let end = start.and_then(|start| start.checked_add(usize::try_from(program.file_size).ok()?));
             let content = start.zip(end).and_then(|(start, end)| bytes.get(start..end));
-            let content = content.ok_or(TextError::Broken { what: "ELF segment lies outside the file" })?;
+            let content = content.ok_or(TextError::Broken {
+                what: "ELF segment lies outside the file",
+            })?;
             match program.kind {
                 PT_LOAD if program.flags & PF_X != 0 && program.address >= KERNEL => {
-                    text.segments.push(Segment { address: program.address, bytes: content.to_vec() });
+                    text.segments.push(Segment {
+                        address: program.address,
+                        bytes: content.to_vec(),
+                    });
                 }
                 PT_NOTE => text.build_id = text.build_id.take().or_else(|| build_id(content)),
                 _ => {}
             }
         }
         if text.segments.is_empty() {
-            return Err(TextError::Broken { what: "no kernel text in this ELF file" });
+            return Err(TextError::Broken {
+                what: "no kernel text in this ELF file",
+            });
         }
         text.segments.sort_by_key(|segment| segment.address);
         Ok(text)
@@ -230,7 +272,9 @@ impl Text {
 
     /// Bytes in a range, if all of them are there.
     pub fn get(&self, range: Range<u64>) -> Option<&[u8]> {
-        let after = self.segments.partition_point(|segment| segment.address <= range.start);
+        let after = self
+            .segments
+            .partition_point(|segment| segment.address <= range.start);
         let segment = self.segments.get(after.checked_sub(1)?)?;
         let start = usize::try_from(range.start - segment.address).ok()?;
         let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
@@ -239,14 +283,20 @@ impl Text {
 
     /// Bytes from an address on, to the end of the piece that it is in.
     pub fn from(&self, address: u64) -> Option<&[u8]> {
-        let after = self.segments.partition_point(|segment| segment.address <= address);
+        let after = self
+            .segments
+            .partition_point(|segment| segment.address <= address);
         let segment = self.segments.get(after.checked_sub(1)?)?;
-        segment.bytes.get(usize::try_from(address - segment.address).ok()?..)
+        segment
+            .bytes
+            .get(usize::try_from(address - segment.address).ok()?..)
     }
 
     /// All pieces with their addresses.
     pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.segments.iter().map(|segment| (segment.address, segment.bytes.as_slice()))
+        self.segments
+            .iter()
+            .map(|segment| (segment.address, segment.bytes.as_slice()))
     }
 
     /// Number of bytes in all.
@@ -263,7 +313,9 @@ impl Text {
 /// The packed kernel inside a boot image: <https://docs.kernel.org/arch/x86/boot.html>.
 fn payload(bytes: &[u8]) -> Result<&[u8], TextError> {
     if bytes.get(0x202..0x206) != Some(b"HdrS") {
-        return Err(TextError::Broken { what: "neither an ELF file nor an x86 boot image" });
+        return Err(TextError::Broken {
+            what: "neither an ELF file nor an x86 boot image",
+        });
     }
     let inner = || {
         let sectors = match bytes.get(0x1f1)? {
@@ -273,7 +325,9 @@ fn payload(bytes: &[u8]) -> Result<&[u8], TextError> {
         let start = ((sectors + 1) * 512).checked_add(u32_at(bytes, 0x248)? as usize)?;
         bytes.get(start..start.checked_add(u32_at(bytes, 0x24c)? as usize)?)
     };
-    inner().ok_or(TextError::Broken { what: "boot image cut short" })
+    inner().ok_or(TextError::Broken {
+        what: "boot image cut short",
+    })
 }
 
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, TextError> {
@@ -282,21 +336,37 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>, TextError> {
     let failed = |method| move |_| TextError::Packed { method };
     match packed {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder =
-                ruzstd::decoding::StreamingDecoder::new(packed).map_err(|_| TextError::Packed { method: "zstd" })?;
-            decoder.by_ref().take(limit).read_to_end(&mut out).map_err(failed("zstd"))?;
+            let mut decoder = ruzstd::decoding::StreamingDecoder::new(packed)
+                .map_err(|_| TextError::Packed { method: "zstd" })?;
+            decoder
+                .by_ref()
+                .take(limit)
+                .read_to_end(&mut out)
+                .map_err(failed("zstd"))?;
         }
         [0xfd, b'7', b'z', b'X', b'Z', ..] => {
-            lzma_rust2::XzReader::new(packed, false).take(limit).read_to_end(&mut out).map_err(failed("xz"))?;
+            lzma_rust2::XzReader::new(packed, false)
+                .take(limit)
+                .read_to_end(&mut out)
+                .map_err(failed("xz"))?;
         }
         [0x1f, 0x8b, ..] => {
-            flate2::read::GzDecoder::new(packed).take(limit).read_to_end(&mut out).map_err(failed("gzip"))?;
+            flate2::read::GzDecoder::new(packed)
+                .take(limit)
+                .read_to_end(&mut out)
+                .map_err(failed("gzip"))?;
         }
-        [0x02, 0x21, 0x4c, 0x18, rest @ ..] => out = unpack_lz4(rest).ok_or(TextError::Packed { method: "lz4" })?,
+        [0x02, 0x21, 0x4c, 0x18, rest @ ..] => {
+            out = unpack_lz4(rest).ok_or(TextError::Packed { method: "lz4" })?
+        }
         [b'B', b'Z', b'h', ..] => return Err(TextError::UnknownPacking { method: "bzip2" }),
         [0x89, b'L', b'Z', b'O', ..] => return Err(TextError::UnknownPacking { method: "lzo" }),
         [0x5d, 0, 0, ..] => return Err(TextError::UnknownPacking { method: "lzma" }),
-        _ => return Err(TextError::UnknownPacking { method: "an unknown method" }),
+        _ => {
+            return Err(TextError::UnknownPacking {
+                method: "an unknown method",
+            });
+        }
     }
     Ok(out)
 }
@@ -308,7 +378,9 @@ fn unpack_lz4(mut rest: &[u8]) -> Option<Vec<u8>> {
     while let Some(len) = u32_at(rest, 0) {
         let len = len as usize;
         // What follows the last block is the length of the whole, which no block's length can be.
-        let Some(block) = rest.get(4..4_usize.checked_add(len)?) else { break };
+        let Some(block) = rest.get(4..4_usize.checked_add(len)?) else {
+            break;
+        };
         if len == 0 || out.len() > MAX_IMAGE {
             break;
         }

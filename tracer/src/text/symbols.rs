@@ -29,6 +29,8 @@ pub struct Symbols {
     marked: Vec<(u32, u32)>,
     /// `_text`, `_stext`, `_etext`.
     marks: [Option<u64>; 3],
+    /// Keep symbols of padding: they tell where something ends.
+    ends: bool,
 }
 
 const MARKS: [&str; 3] = ["_text", "_stext", "_etext"];
@@ -52,7 +54,19 @@ impl Symbols {
     /// # Errors
     /// When there are no symbols, or no addresses.
     pub fn parse(bytes: &[u8]) -> Result<Self, TextError> {
-        let mut all = Self::default();
+        Self::parse_lines(bytes, false)
+    }
+
+    /// The same of a part of the symbols, which says itself where each function ends.
+    pub(super) fn parse_with_ends(bytes: &[u8]) -> Result<Self, TextError> {
+        Self::parse_lines(bytes, true)
+    }
+
+    fn parse_lines(bytes: &[u8], ends: bool) -> Result<Self, TextError> {
+        let mut all = Self {
+            ends,
+            ..Self::default()
+        };
         all.modules.push(String::new());
         let mut at = 0;
         while at < bytes.len() {
@@ -90,8 +104,12 @@ impl Symbols {
 
     fn line(&mut self, line: &[u8]) {
         // "ffffffff81000000 T _text", and for a module's symbol a tab and its name in brackets.
-        let Some(space) = line.iter().position(|&byte| byte == b' ') else { return };
-        let (Some(&kind), Some(b' ')) = (line.get(space + 1), line.get(space + 2)) else { return };
+        let Some(space) = line.iter().position(|&byte| byte == b' ') else {
+            return;
+        };
+        let (Some(&kind), Some(b' ')) = (line.get(space + 1), line.get(space + 2)) else {
+            return;
+        };
         let rest = &line[space + 3..];
         let (name, module) = match rest.iter().position(|&byte| byte == b'\t') {
             Some(tab) => (&rest[..tab], &rest[tab + 1..]),
@@ -101,10 +119,14 @@ impl Symbols {
         if !marked && !matches!(kind, b't' | b'T' | b'w' | b'W') {
             return;
         }
-        let Ok(name) = std::str::from_utf8(name) else { return };
+        let Ok(name) = std::str::from_utf8(name) else {
+            return;
+        };
         let mut address = 0_u64;
         for &digit in &line[..space] {
-            let Some(digit) = (digit as char).to_digit(16) else { return };
+            let Some(digit) = (digit as char).to_digit(16) else {
+                return;
+            };
             address = address << 4 | u64::from(digit);
         }
         let start = self.names.len() as u32;
@@ -119,7 +141,7 @@ impl Symbols {
             self.marks[mark] = Some(address);
         }
         // Padding before a function, and labels that end something, are no functions.
-        if name.starts_with("__pfx_") || name.starts_with("__cfi_") {
+        if !self.ends && name.starts_with("__pfx_") || name.starts_with("__cfi_") {
             return;
         }
         let module = match module {
@@ -162,6 +184,11 @@ impl Symbols {
         &self.symbols
     }
 
+    /// `_text`, `_stext`, `_etext`.
+    pub(super) fn marks(&self) -> [Option<u64>; 3] {
+        self.marks
+    }
+
     /// `_text`.
     pub fn text(&self) -> Option<u64> {
         self.marks[0].or(self.marks[1])
@@ -196,14 +223,18 @@ impl Symbols {
         if address >= last.end {
             return None;
         }
-        Some(self.symbols.partition_point(|symbol| symbol.address < last.address))
+        Some(
+            self.symbols
+                .partition_point(|symbol| symbol.address < last.address),
+        )
     }
 
     /// Addresses of all symbols of a name, with and without what the compiler appends (`.isra.0`).
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Symbol> {
         self.symbols.iter().filter(move |symbol| {
             let own = self.name(symbol);
-            own.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            own.strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })
     }
 
@@ -223,7 +254,9 @@ impl Symbols {
 
     /// Names of functions that `NOKPROBE_SYMBOL` marks.
     pub fn marked(&self) -> impl Iterator<Item = &str> {
-        self.marked.iter().map(|&(start, end)| &self.names[start as usize..end as usize])
+        self.marked
+            .iter()
+            .map(|&(start, end)| &self.names[start as usize..end as usize])
     }
 }
 
@@ -249,7 +282,10 @@ mod tests {
         let i = symbols.containing(0xffff_ffff_8100_0170).unwrap();
         assert_eq!(symbols.name(&symbols.all()[i]), "twice");
         assert_eq!(symbols.all()[i].end, 0xffff_ffff_8100_0180);
-        assert_eq!(symbols.kernel_range(), Some(0xffff_ffff_8100_0000..0xffff_ffff_8100_0200));
+        assert_eq!(
+            symbols.kernel_range(),
+            Some(0xffff_ffff_8100_0000..0xffff_ffff_8100_0200)
+        );
         assert_eq!(symbols.named("twice").count(), 3);
         assert_eq!(symbols.marked().collect::<Vec<_>>(), ["twice"]);
     }
@@ -257,7 +293,10 @@ mod tests {
     #[test]
     fn a_module_ends_with_its_page() {
         let symbols = Symbols::parse(KALLSYMS).unwrap();
-        assert_eq!(symbols.module_ranges(), [0xffff_ffff_c000_1000..0xffff_ffff_c000_2000]);
+        assert_eq!(
+            symbols.module_ranges(),
+            [0xffff_ffff_c000_1000..0xffff_ffff_c000_2000]
+        );
         let i = symbols.containing(0xffff_ffff_c000_1090).unwrap();
         assert_eq!(symbols.module(&symbols.all()[i]), Some("binder"));
         assert_eq!(symbols.containing(0xffff_ffff_c000_2000), None);
@@ -265,7 +304,10 @@ mod tests {
 
     #[test]
     fn hidden_and_absent_symbols_are_told_apart() {
-        assert!(matches!(Symbols::parse(b"0000000000000000 T _text\n"), Err(TextError::HiddenSymbols)));
+        assert!(matches!(
+            Symbols::parse(b"0000000000000000 T _text\n"),
+            Err(TextError::HiddenSymbols)
+        ));
         assert!(matches!(Symbols::parse(b"\0\0\n"), Err(TextError::NoSymbols)));
     }
 
