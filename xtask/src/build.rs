@@ -97,6 +97,12 @@ pub(crate) fn workload() -> Result<PathBuf> {
     Ok(output("workload"))
 }
 
+/// Builds one more program for guests, or for benchmarks, by its name.
+pub(crate) fn guest_bin(name: &str) -> Result<PathBuf> {
+    static_build("tracer-guest", &["--bin", name])?;
+    Ok(output(name))
+}
+
 fn output(name: &str) -> PathBuf {
     ws::target().join(HOST).join("release").join(name)
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, runs, tests, virtual machines, kernels.
 
 mod apt;
+mod bench;
 mod build;
 mod cpio;
 mod deps;
@@ -51,6 +52,8 @@ enum Task {
     },
     /// Run all tests: lints, unit tests, real kernels; the last line is `N passed, N failed`
     Test(test::TestArgs),
+    /// Measure what the project promises, and fail if a promise is not kept
+    Bench(bench::BenchArgs),
     /// Check the rules about the source that no compiler holds
     Tidy,
     /// Virtual machines
@@ -89,6 +92,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::BuildEbpf { lint: true } => build::lint_ebpf()?,
         Task::BuildEbpf { lint: false } => println!("{}", build::ebpf()?.display()),
         Task::Test(args) => return test::run(&args),
+        Task::Bench(args) => return bench::run(&args),
         Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),
         Task::Kernel(KernelTask::Oracle) => oracle::command()?,

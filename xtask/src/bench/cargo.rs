@@ -1,0 +1,120 @@
+//! Rows that `cargo bench` or the compiler gives.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+use tracer_common::wire;
+
+use super::Row;
+use crate::{build, deps, ui, ws};
+
+pub(super) const ENGINE: &str = "engine";
+pub(super) const EVENT_SIZE: &str = "event-size";
+pub(super) const LOCK: &str = "lock";
+
+/// Events a second that the engine must take, in millions.
+const ENGINE_RATE: f64 = 2.0;
+/// Largest event, in bytes.
+const LARGEST: usize = 96;
+
+fn bench(package: &str, target: &str) -> Result<String> {
+    let mut command = deps::cargo();
+    command.args(["bench", "--quiet", "--package", package, "--bench", target]);
+    command.arg("--target-dir").arg(ws::target());
+    ui::step(&format!("cargo bench of {package}: {target}"), || {
+        ws::capture(&mut command)
+    })
+}
+
+/// `tracer/benches/engine.rs`.
+pub(super) fn engine() -> Result<Vec<Row>> {
+    // The program embeds the eBPF object, so nothing compiles without it.
+    build::ebpf()?;
+    let said = bench("tracer", "engine")?;
+    let stages = rates(&said);
+    let engine = stages.iter().find(|(name, _)| name == "engine");
+    let (_, rate) = engine.with_context(|| format!("the benchmark told no rate of the engine:\n{said}"))?;
+    let mut figures = json!({"required_million_per_s": ENGINE_RATE});
+    for (name, rate) in &stages {
+        figures[name] = json!(rate);
+    }
+    Ok(vec![Row {
+        name: ENGINE,
+        measured: format!("{rate:.2} million events/s"),
+        required: Some(format!("{ENGINE_RATE} million events/s on one CPU")),
+        met: *rate >= ENGINE_RATE,
+        method: "`cargo bench -p tracer --bench engine`: 4 million made events, best of 3 passes of each stage",
+        notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
+        figures,
+    }])
+}
+
+/// Lines such as `engine + jsonl   1.23 million events/s`.
+fn rates(said: &str) -> Vec<(String, f64)> {
+    let lines = said
+        .lines()
+        .filter_map(|line| line.trim_end().strip_suffix(" million events/s"));
+    lines
+        .filter_map(|line| {
+            let (name, rate) = line.trim_end().rsplit_once(' ')?;
+            Some((name.trim_end().to_owned(), rate.parse().ok()?))
+        })
+        .collect()
+}
+
+/// What the compiler says of the wire format.
+pub(super) fn event_size() -> Result<Vec<Row>> {
+    let (mmap, vma) = (size_of::<wire::MmapEvent>(), size_of::<wire::VmaEvent>());
+    let largest = mmap.max(vma);
+    ensure!(
+        largest <= wire::MAX_EVENT,
+        "an event is larger than MAX_EVENT says"
+    );
+    Ok(vec![Row {
+        name: EVENT_SIZE,
+        measured: format!("{largest} bytes"),
+        required: Some(format!("at most {LARGEST} bytes")),
+        met: largest <= LARGEST,
+        method: "size_of the types that the probes write",
+        notes: vec![format!(
+            "mmap_*: {mmap} bytes; vma_*, fault_*: {vma} bytes; the ring adds 8 to each"
+        )],
+        figures: json!({"mmap": mmap, "vma": vma, "max_event": wire::MAX_EVENT}),
+    }])
+}
+
+/// `common/benches/lock.rs`.
+pub(super) fn lock() -> Result<Vec<Row>> {
+    if !ws::root().join("common/benches/lock.rs").exists() {
+        return Ok(vec![Row {
+            name: LOCK,
+            measured: "not measured: common has no such benchmark yet".to_owned(),
+            ..Row::default()
+        }]);
+    }
+    let said = bench("tracer-common", "lock")?;
+    if said.trim().is_empty() {
+        bail!("the benchmark printed nothing");
+    }
+    Ok(vec![Row {
+        name: LOCK,
+        measured: "as printed below".to_owned(),
+        method: "`cargo bench -p tracer-common --bench lock`, as it is",
+        notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
+        figures: json!({"output": said}),
+        ..Row::default()
+    }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_found() {
+        let said = "order      10.50 million events/s\nnoise\nengine + jsonl        0.75 million events/s\n";
+        assert_eq!(
+            rates(said),
+            [("order".to_owned(), 10.5), ("engine + jsonl".to_owned(), 0.75)]
+        );
+    }
+}
