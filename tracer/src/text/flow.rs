@@ -21,7 +21,6 @@ const MAX_VISITS: u32 = 24;
 pub(super) const REGISTERS: usize = 16;
 pub(super) const RAX: usize = 0;
 pub(super) const RSP: usize = 4;
-pub(super) const RSI: usize = 6;
 pub(super) const RDI: usize = 7;
 /// What a call may change: rax, rcx, rdx, rsi, rdi, r8 to r11.
 const CALLER_SAVED: [usize; 9] = [0, 1, 2, 6, 7, 8, 9, 10, 11];

@@ -357,7 +357,7 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>, TextError> {
                 .map_err(failed("gzip"))?;
         }
         [0x02, 0x21, 0x4c, 0x18, rest @ ..] => {
-            out = unpack_lz4(rest).ok_or(TextError::Packed { method: "lz4" })?
+            out = unpack_lz4(rest).ok_or(TextError::Packed { method: "lz4" })?;
         }
         [b'B', b'Z', b'h', ..] => return Err(TextError::UnknownPacking { method: "bzip2" }),
         [0x89, b'L', b'Z', b'O', ..] => return Err(TextError::UnknownPacking { method: "lzo" }),
