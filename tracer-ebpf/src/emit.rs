@@ -63,7 +63,10 @@ fn full(site: u32) {
         // SAFETY: the map gave a valid pointer.
         if count(unsafe { &raw mut (*counters).dropped }) == 0 {
             // Once for each CPU; the count itself is in every report.
-            warn!((), "the ring buffer is full: events are dropped from now on; a larger --buffer helps");
+            warn!(
+                (),
+                "the ring buffer is full: events are dropped from now on; a larger --buffer helps"
+            );
         }
     }
     dropped(site);
@@ -124,14 +127,18 @@ pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_l
     // SAFETY: the ring gave room for one event, and every byte of it is written here.
     unsafe {
         stamp(&raw mut (*event).header, kind, site, flags, task, seq);
-        (*event).body = MmapBody { mm, mm_lock_seq, pad: 0 };
+        (*event).body = MmapBody {
+            mm,
+            mm_lock_seq,
+            pad: 0,
+        };
     }
     entry.submit(wakeup(seq));
 }
 
 /// Emits a `vma_*` or `fault_*` event.
 #[inline(always)]
-pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: Fields) {
+pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) {
     let Some(seq) = number(site) else { return };
     let Some(mut entry) = EVENTS.reserve::<VmaEvent>(0) else {
         full(site);

@@ -6,7 +6,7 @@ use aya_ebpf::{
     Global,
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
     macros::map,
-    maps::HashMap,
+    maps::{Array, HashMap},
 };
 use tracer_common::wire::{COMM_LEN, Kind};
 
@@ -29,6 +29,10 @@ static FILTER_COMM: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static COMM: Global<[u8; COMM_LEN]> = Global::new([0; COMM_LEN]);
 
+/// 1 while events are wanted. Probes are attached and detached one after the other; with this they all
+/// begin and end at one instant, so that nothing is seen to begin whose end goes by unseen.
+#[map]
+static ENABLED: Array<u32> = Array::with_max_entries(1, 0);
 /// Processes to record. Looked up on hot paths without a lock; changed only by user space and at fork and exit.
 #[map]
 pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(16384, 0);
@@ -48,6 +52,9 @@ pub(crate) fn wanted(kind: Kind) -> Option<Task> {
     if FILTER_KINDS.load() & (1 << kind as u8) == 0 {
         return None;
     }
+    if ENABLED.get(0) != Some(&1) {
+        return None;
+    }
     let both = bpf_get_current_pid_tgid();
     let pid = (both >> 32) as u32;
     let tid = both as u32;
@@ -55,10 +62,10 @@ pub(crate) fn wanted(kind: Kind) -> Option<Task> {
     if self_pid != 0 && self_pid == pid {
         return None;
     }
-    if FILTER_PIDS.load() != 0 && PIDS.get_ptr(&pid).is_none() {
+    if FILTER_PIDS.load() != 0 && PIDS.get_ptr(pid).is_none() {
         return None;
     }
-    if FILTER_TIDS.load() != 0 && TIDS.get_ptr(&tid).is_none() {
+    if FILTER_TIDS.load() != 0 && TIDS.get_ptr(tid).is_none() {
         return None;
     }
     if FILTER_COMM.load() != 0 {

@@ -3,10 +3,7 @@
 //! These run at fork and exit, far from any lock that we trace, so they may change a hash map.
 
 use aya_ebpf::{
-    Global,
-    helpers::bpf_get_current_pid_tgid,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    Global, helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 
 use aya_log_ebpf::{debug, warn};
@@ -38,14 +35,16 @@ fn ids(task: u64) -> Option<(u32, u32)> {
 #[btf_tracepoint(function = "sched_process_fork")]
 pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
     let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if PIDS.get_ptr(&parent).is_none() {
+    if PIDS.get_ptr(parent).is_none() {
         return 0;
     }
-    let Some((_, tgid)) = ids(arg::<1>(&ctx)) else { return 0 };
+    let Some((_, tgid)) = ids(arg::<1>(&ctx)) else {
+        return 0;
+    };
     if tgid == parent {
         return 0;
     }
-    if PIDS.insert(&tgid, &1, 0).is_ok() {
+    if PIDS.insert(tgid, 1, 0).is_ok() {
         debug!(&ctx, "following process {}, a child of {}", tgid, parent);
     } else {
         // The map is full: this process goes untraced, and the count says so.
@@ -62,7 +61,7 @@ pub(crate) fn follow_free(ctx: BtfTracePointContext) -> i32 {
         && pid == tgid
     {
         // Not being in the map is the usual case.
-        let _ = PIDS.remove(&tgid);
+        let _ = PIDS.remove(tgid);
     }
     0
 }

@@ -7,7 +7,14 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
-#![expect(internal_features, reason = "BPF has an atomic add, but core exposes it in no other way")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros hand each program its context by value"
+)]
+#![expect(
+    internal_features,
+    reason = "BPF has an atomic add, but core exposes it in no other way"
+)]
 
 mod args;
 mod emit;

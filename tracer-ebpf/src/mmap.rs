@@ -18,13 +18,21 @@ static SEQ_IS_COUNT: Global<u8> = Global::new(1);
 #[inline(always)]
 fn is_write(ctx: &BtfTracePointContext) -> bool {
     // Each index is a constant of its own: the verifier takes no computed one.
-    let write: u64 = if ARG_WRITE.load() == 1 { arg::<1>(ctx) } else { arg::<2>(ctx) };
+    let write: u64 = if ARG_WRITE.load() == 1 {
+        arg::<1>(ctx)
+    } else {
+        arg::<2>(ctx)
+    };
     write & 1 != 0
 }
 
 #[inline(always)]
 fn is_success(ctx: &BtfTracePointContext) -> bool {
-    let success: u64 = if ARG_WRITE.load() == 1 { arg::<2>(ctx) } else { arg::<3>(ctx) };
+    let success: u64 = if ARG_WRITE.load() == 1 {
+        arg::<2>(ctx)
+    } else {
+        arg::<3>(ctx)
+    };
     success & 1 != 0
 }
 
@@ -61,8 +69,14 @@ pub(crate) fn mmap_acquire(ctx: BtfTracePointContext) -> i32 {
     let mm: u64 = arg::<0>(&ctx);
     let mut flags = 0;
     let seq = kread::mm_lock_seq::<kread::Typed>(mm, &mut flags);
-    let kind = if flags & flag::MM_SEQ != 0 && seq & 1 == 1 { Kind::MmapDowngrade } else { Kind::MmapAcquire };
-    let Some(task) = filter::wanted(kind) else { return 0 };
+    let kind = if flags & flag::MM_SEQ != 0 && seq & 1 == 1 {
+        Kind::MmapDowngrade
+    } else {
+        Kind::MmapAcquire
+    };
+    let Some(task) = filter::wanted(kind) else {
+        return 0;
+    };
     emit::mmap(kind, site::MMAP_ACQUIRE, &task, flags | flag::MM, mm, seq);
     0
 }

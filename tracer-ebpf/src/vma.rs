@@ -41,20 +41,22 @@ fn report(kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
     kread::vma::<Typed>(vma, &mut fields);
     fields.flags |= flags;
     fields.body.arg = arg;
-    emit::vma(kind, site, &task, fields);
+    emit::vma(kind, site, &task, &fields);
 }
 
 /// Reports that no VMA was locked.
 #[inline(always)]
 fn report_fail(site: u32, mm: u64, address: u64, errno: u32) {
-    let Some(task) = filter::wanted(Kind::VmaReadFail) else { return };
+    let Some(task) = filter::wanted(Kind::VmaReadFail) else {
+        return;
+    };
     let mut fields = Fields::EMPTY;
     fields.flags = flag::MM | flag::ADDR;
     fields.body.mm = mm;
     fields.body.vm_start = address;
     fields.body.arg = errno;
     fields.body.mm_lock_seq = kread::mm_lock_seq::<Typed>(mm, &mut fields.flags);
-    emit::vma(Kind::VmaReadFail, site, &task, fields);
+    emit::vma(Kind::VmaReadFail, site, &task, &fields);
 }
 
 /// `lock_vma_under_rcu(mm, address)` returned a locked VMA or NULL.
@@ -74,7 +76,12 @@ pub(crate) fn lock_vma_under_rcu(ctx: FExitContext) -> i32 {
 pub(crate) fn lock_next_vma(ctx: FExitContext) -> i32 {
     let vma: u64 = arg::<3>(&ctx);
     if is_err(vma) {
-        report_fail(site::LOCK_NEXT_VMA, arg::<0>(&ctx), arg::<2>(&ctx), vma.wrapping_neg() as u32);
+        report_fail(
+            site::LOCK_NEXT_VMA,
+            arg::<0>(&ctx),
+            arg::<2>(&ctx),
+            vma.wrapping_neg() as u32,
+        );
     } else if vma != 0 && START_READ_SEEN.load() == 0 {
         report(Kind::VmaReadAcquire, site::LOCK_NEXT_VMA, vma, 0, 0);
     }
@@ -95,8 +102,14 @@ pub(crate) fn vma_start_read_entry(ctx: ProbeContext) -> u32 {
 pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
     let vma: u64 = ctx.ret();
     let failed = vma == 0 || is_err(vma);
-    let kind = if failed { Kind::VmaReadRefused } else { Kind::VmaReadAcquire };
-    let Some(task) = filter::wanted(kind) else { return 0 };
+    let kind = if failed {
+        Kind::VmaReadRefused
+    } else {
+        Kind::VmaReadAcquire
+    };
+    let Some(task) = filter::wanted(kind) else {
+        return 0;
+    };
     let wanted = inflight::end(task.tid);
     let mut fields = Fields::EMPTY;
     let target = if failed { wanted } else { Some(vma) };
@@ -104,7 +117,7 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
         kread::vma::<Bare>(target, &mut fields);
     }
     fields.body.arg = if failed { vma.wrapping_neg() as u32 } else { 0 };
-    emit::vma(kind, site::VMA_START_READ, &task, fields);
+    emit::vma(kind, site::VMA_START_READ, &task, &fields);
     0
 }
 
@@ -112,10 +125,12 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
     let Some(vma) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(task) = filter::wanted(Kind::VmaReadRelease) else { return 0 };
+    let Some(task) = filter::wanted(Kind::VmaReadRelease) else {
+        return 0;
+    };
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
-    emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, fields);
+    emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
     0
 }
 
@@ -123,7 +138,13 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
 #[fentry(function = "handle_mm_fault")]
 pub(crate) fn fault_begin(ctx: FEntryContext) -> i32 {
     let flags: u64 = arg::<2>(&ctx);
-    report(Kind::FaultBegin, site::FAULT_BEGIN, arg::<0>(&ctx), (flags as u32) << 16, 0);
+    report(
+        Kind::FaultBegin,
+        site::FAULT_BEGIN,
+        arg::<0>(&ctx),
+        (flags as u32) << 16,
+        0,
+    );
     0
 }
 
@@ -140,12 +161,14 @@ pub(crate) fn fault_end(ctx: FExitContext) -> i32 {
         report(Kind::FaultEnd, site::FAULT_END, vma, arg, 0);
         return 0;
     }
-    let Some(task) = filter::wanted(Kind::FaultEnd) else { return 0 };
+    let Some(task) = filter::wanted(Kind::FaultEnd) else {
+        return 0;
+    };
     let mut fields = Fields::EMPTY;
     fields.flags = flag::VMA;
     fields.body.vma = vma;
     fields.body.arg = arg;
-    emit::vma(Kind::FaultEnd, site::FAULT_END, &task, fields);
+    emit::vma(Kind::FaultEnd, site::FAULT_END, &task, &fields);
     0
 }
 
@@ -169,7 +192,13 @@ pub(crate) fn write_acquire(ctx: FExitContext) -> i32 {
     if errno == 0 {
         report(Kind::VmaWriteAcquire, site::WRITE_ACQUIRE, arg::<0>(&ctx), 0, 0);
     } else {
-        report(Kind::VmaWriteFail, site::WRITE_ACQUIRE, arg::<0>(&ctx), errno as u32, 0);
+        report(
+            Kind::VmaWriteFail,
+            site::WRITE_ACQUIRE,
+            arg::<0>(&ctx),
+            errno as u32,
+            0,
+        );
     }
     0
 }
@@ -184,7 +213,13 @@ pub(crate) fn mark_detached(ctx: FExitContext) -> i32 {
 /// `vm_area_free(vma)` starts. Where detaching itself is inlined, this is the first that is seen of it.
 #[fentry(function = "vm_area_free")]
 pub(crate) fn area_free(ctx: FEntryContext) -> i32 {
-    report(Kind::VmaDetach, site::AREA_FREE, arg::<0>(&ctx), 0, with(Provenance::Derived));
+    report(
+        Kind::VmaDetach,
+        site::AREA_FREE,
+        arg::<0>(&ctx),
+        0,
+        with(Provenance::Derived),
+    );
     0
 }
 
@@ -195,7 +230,13 @@ pub(crate) fn bad_area(ctx: FEntryContext) -> i32 {
     let mm: u64 = arg::<3>(&ctx);
     let vma: u64 = arg::<4>(&ctx);
     if mm == 0 && vma != 0 {
-        report(Kind::VmaReadRelease, site::BAD_AREA, vma, 0, with(Provenance::Derived));
+        report(
+            Kind::VmaReadRelease,
+            site::BAD_AREA,
+            vma,
+            0,
+            with(Provenance::Derived),
+        );
     }
     0
 }

@@ -51,7 +51,10 @@ impl Child {
         let mut process = Command::new(program);
         process.args(arguments);
         if output == Output::Hidden {
-            process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            process
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
         }
         let invoker = invoker();
         if let Some(invoker) = &invoker {
@@ -108,7 +111,12 @@ impl Child {
             };
             return Err(error).with_context(|| format!("cannot start {program}"));
         }
-        Ok(Self { pid: u32::from_ne_bytes(pid), go: Some(go), ended, name: program.clone() })
+        Ok(Self {
+            pid: u32::from_ne_bytes(pid),
+            go: Some(go),
+            ended,
+            name: program.clone(),
+        })
     }
 
     /// Lets the command begin.
@@ -117,7 +125,8 @@ impl Child {
     /// When its process is gone.
     pub fn go(&mut self) -> anyhow::Result<()> {
         if let Some(mut go) = self.go.take() {
-            go.write_all(&[1]).with_context(|| format!("{} ended before it began", self.name))?;
+            go.write_all(&[1])
+                .with_context(|| format!("{} ended before it began", self.name))?;
         }
         Ok(())
     }
@@ -145,7 +154,11 @@ impl Child {
 }
 
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// The user behind sudo, if we are root by its grace.
@@ -164,10 +177,20 @@ fn invoker() -> Option<Invoker> {
     let found = unsafe { libc::getgrouplist(c_name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
     if found < 0 {
         // More groups than anybody has: the primary one alone is the safe answer.
-        return Some(Invoker { uid, gid, groups: vec![gid], name });
+        return Some(Invoker {
+            uid,
+            gid,
+            groups: vec![gid],
+            name,
+        });
     }
     groups.truncate(count as usize);
-    Some(Invoker { uid, gid, groups, name })
+    Some(Invoker {
+        uid,
+        gid,
+        groups,
+        name,
+    })
 }
 
 #[cfg(test)]
@@ -194,8 +217,11 @@ mod tests {
     #[test]
     fn a_command_does_not_begin_before_it_may() {
         let file = std::env::temp_dir().join(format!("tracer-child-{}", std::process::id()));
-        let mut child =
-            Child::start(&command(&["sh", "-c", &format!("echo > {}; exit 3", file.display())]), Output::Shown).unwrap();
+        let mut child = Child::start(
+            &command(&["sh", "-c", &format!("echo > {}; exit 3", file.display())]),
+            Output::Shown,
+        )
+        .unwrap();
         thread::sleep(Duration::from_millis(50));
         assert!(!file.exists());
         child.go().unwrap();

@@ -90,7 +90,16 @@ pub struct LiveArgs {
 impl LiveArgs {
     /// Whether the user gave any of them.
     pub fn is_set(&self) -> bool {
-        let Self { pids, tids, comm, only, duration, buffer, include_self, cmd } = self;
+        let Self {
+            pids,
+            tids,
+            comm,
+            only,
+            duration,
+            buffer,
+            include_self,
+            cmd,
+        } = self;
         !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty())
             || comm.is_some()
             || duration.is_some()
@@ -173,17 +182,26 @@ pub struct DoctorArgs {
 const DEFAULT_BUFFER: u32 = 8 << 20;
 
 fn parse_kind(name: &str) -> Result<Kind, String> {
-    Kind::from_name(name).filter(|&kind| kind != Kind::Gap).ok_or_else(|| {
-        let names: Vec<_> =
-            Kind::ALL.iter().filter(|&&kind| kind != Kind::Gap).map(|kind| kind.name()).collect();
-        format!("no such kind; there are {}", names.join(", "))
-    })
+    Kind::from_name(name)
+        .filter(|&kind| kind != Kind::Gap)
+        .ok_or_else(|| {
+            let names: Vec<_> = Kind::ALL
+                .iter()
+                .filter(|&&kind| kind != Kind::Gap)
+                .map(|kind| kind.name())
+                .collect();
+            format!("no such kind; there are {}", names.join(", "))
+        })
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| "a number and a unit, such as 10s".to_owned())?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a number and a unit, such as 10s".to_owned())?;
     let seconds = match unit {
         "us" => 1e-6,
         "ms" => 1e-3,

@@ -2,23 +2,23 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use tracer_common::wire::Event;
 
+use crate::child::Output;
 use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StatsArgs};
+use crate::clock;
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
-use crate::kernel::Depth;
-use crate::child::Output;
-use crate::clock;
+use crate::kernel::{Depth, NoTypes};
 use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
@@ -50,7 +50,9 @@ pub fn main() -> u8 {
     logger::install(cli.verbose);
     match run(&cli) {
         Ok(code) => code,
-        Err(error) if error.downcast_ref::<Refusal>().is_some() => {
+        Err(error)
+            if error.downcast_ref::<Refusal>().is_some() || error.downcast_ref::<NoTypes>().is_some() =>
+        {
             eprintln!("tracer: {error:#}");
             IMPOSSIBLE
         }
@@ -68,7 +70,10 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
     if let Some(command) = &cli.command
         && cli.top.is_set()
     {
-        eprintln!("tracer: options before the command are those of `top`; put them after {}", command.name());
+        eprintln!(
+            "tracer: options before the command are those of `top`; put them after {}",
+            command.name()
+        );
         return Ok(USAGE);
     }
     match &cli.command {
@@ -109,7 +114,9 @@ fn top(args: &LiveArgs, log: bool) -> anyhow::Result<u8> {
     watcher.analysis.progress = Progress::silent();
     let result = pipeline::run(&mut live, &mut stop, &mut watcher);
     over.store(true, Ordering::Relaxed);
-    let shown = screen.join().map_err(|_| anyhow::anyhow!("the screen failed; the terminal was restored"))?;
+    let shown = screen
+        .join()
+        .map_err(|_| anyhow::anyhow!("the screen failed; the terminal was restored"))?;
     result?;
     shown?;
     Ok(DONE)
@@ -133,8 +140,15 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Watcher<'_, F> 
     fn round(&mut self, order: &Order) -> anyhow::Result<()> {
         if Instant::now() >= self.next {
             self.next = Instant::now() + top::FRAME;
-            let Self { analysis, losses, camera, info, .. } = self;
-            self.board.publish(camera.take(&analysis.engine, order, losses, info, clock::monotonic_ns()));
+            let Self {
+                analysis,
+                losses,
+                camera,
+                info,
+                ..
+            } = self;
+            self.board
+                .publish(camera.take(&analysis.engine, order, losses, info, clock::monotonic_ns()));
         }
         Ok(())
     }
@@ -149,7 +163,11 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
     let Started { mut live, mut stop } = live_setup::start(&args.live, log, Output::Shown)?;
     live_setup::tell_unseen(&live);
     let writer = recording::create(&args.output, live.info())?;
-    let mut recorder = Recorder { writer, progress: Progress::new(), losses: Losses::default() };
+    let mut recorder = Recorder {
+        writer,
+        progress: Progress::new(),
+        losses: Losses::default(),
+    };
     let outcome = pipeline::run(&mut live, &mut stop, &mut recorder)?;
     let reason = outcome.ended.name();
     let bytes = recorder.writer.bytes_written();
@@ -192,7 +210,7 @@ impl Consumer for Recorder {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        if *losses != self.losses && losses.dropped() != self.losses.dropped() {
+        if losses.dropped() != self.losses.dropped() || losses.missed != self.losses.missed {
             self.writer.losses(losses)?;
         }
         self.losses.clone_from(losses);
@@ -208,12 +226,17 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        let next = io::stderr().is_terminal().then(|| Instant::now() + Duration::from_secs(1));
+        let next = io::stderr()
+            .is_terminal()
+            .then(|| Instant::now() + Duration::from_secs(1));
         Self { next, shown: false }
     }
 
     const fn silent() -> Self {
-        Self { next: None, shown: false }
+        Self {
+            next: None,
+            shown: false,
+        }
     }
 
     fn show(&mut self, line: impl FnOnce() -> String) {
@@ -243,7 +266,12 @@ struct Analysis<F> {
 
 impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Analysis<F> {
     fn new(info: &SourceInfo, out: F) -> Self {
-        Self { engine: Engine::new(info), missed: 0, progress: Progress::new(), out }
+        Self {
+            engine: Engine::new(info),
+            missed: 0,
+            progress: Progress::new(),
+            out,
+        }
     }
 }
 
@@ -278,7 +306,11 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
 fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
     match &args.file {
         Some(file) => {
-            anyhow::ensure!(!args.live.is_set(), "filters apply to the live kernel; leave out either them or {}", file.display());
+            anyhow::ensure!(
+                !args.live.is_set(),
+                "filters apply to the live kernel; leave out either them or {}",
+                file.display()
+            );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;
             analyse(&mut replay, &mut stop, args.json, |replay| {
@@ -318,7 +350,11 @@ fn analyse<S: Source>(
     });
     let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{}", report.to_json().context("cannot turn the report into JSON")?)?;
+        write!(
+            out,
+            "{}",
+            report.to_json().context("cannot turn the report into JSON")?
+        )?;
     } else {
         stats::render(&report, stats::Style::for_stdout(), &mut out)?;
     }
@@ -329,7 +365,11 @@ fn analyse<S: Source>(
 fn export(args: &ExportArgs) -> anyhow::Result<u8> {
     let mut replay = Replay::open(&args.file)?;
     let info = replay.info().clone();
-    let addresses = if args.raw_addresses { Addresses::raw() } else { Addresses::hashed() };
+    let addresses = if args.raw_addresses {
+        Addresses::raw()
+    } else {
+        Addresses::hashed()
+    };
     let Format::Jsonl = args.format;
     let mut writer = JsonlWriter::new(output(&args.output)?, &info, addresses);
     let mut stop = Stop::new(None)?;
@@ -337,7 +377,9 @@ fn export(args: &ExportArgs) -> anyhow::Result<u8> {
     let result = pipeline::run(&mut replay, &mut stop, &mut analysis);
     analysis.progress.clear();
     result.with_context(|| format!("cannot export to {}", args.output.display()))?;
-    writer.finish().with_context(|| format!("cannot write {}", args.output.display()))?;
+    writer
+        .finish()
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
     if let Some(warning) = replay.warning() {
         eprintln!("tracer: {warning}");
     }

@@ -102,7 +102,11 @@ impl Report {
 
     fn add(&mut self, operation: &str, site: Site) {
         self.coverage.count(&site.provenance);
-        let index = match self.operations.iter().position(|known| known.operation == operation) {
+        let index = match self
+            .operations
+            .iter()
+            .position(|known| known.operation == operation)
+        {
             Some(index) => index,
             None => {
                 self.operations.push(Operation {
@@ -121,21 +125,36 @@ impl Report {
     /// For people.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let Coverage { observed, derived, bounded, unseen } = self.coverage;
+        let Coverage {
+            observed,
+            derived,
+            bounded,
+            unseen,
+        } = self.coverage;
         let _ = writeln!(out, "Linux {} ({})", self.kernel.release, self.kernel.machine);
         if matches!(self.lockdown, Lockdown::Integrity | Lockdown::Confidentiality) {
             let _ = writeln!(
                 out,
                 "kernel lockdown: {}",
-                if self.lockdown == Lockdown::Integrity { "integrity" } else { "confidentiality" }
+                if self.lockdown == Lockdown::Integrity {
+                    "integrity"
+                } else {
+                    "confidentiality"
+                }
             );
         }
-        let _ =
-            writeln!(out, "sites: {observed} observed, {derived} derived, {bounded} bounded, {unseen} unseen\n");
+        let _ = writeln!(
+            out,
+            "sites: {observed} observed, {derived} derived, {bounded} bounded, {unseen} unseen\n"
+        );
         for operation in &self.operations {
             let _ = writeln!(out, "{}", operation.operation);
             for site in &operation.sites {
-                let _ = writeln!(out, "  {:<9} {:<17} {}", site.provenance, site.mechanism, site.function);
+                let _ = writeln!(
+                    out,
+                    "  {:<9} {:<17} {}",
+                    site.provenance, site.mechanism, site.function
+                );
                 if site.provenance != "observed" {
                     let _ = writeln!(out, "            {}", site.reason);
                 }

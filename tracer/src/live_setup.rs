@@ -44,7 +44,14 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         kinds: args.only.iter().fold(0, |mask, &kind| mask | 1 << kind as u8),
         log,
     };
-    let options = attach::Options { kinds: if args.only.is_empty() { u64::MAX } else { options.kinds }, ..options };
+    let options = attach::Options {
+        kinds: if args.only.is_empty() {
+            u64::MAX
+        } else {
+            options.kinds
+        },
+        ..options
+    };
 
     let mut live = Live::start(&facts, &btf, &options, filters(args))?;
     let mut stop = Stop::new(args.duration)?;
@@ -72,7 +79,9 @@ pub fn gather(depth: Depth) -> anyhow::Result<(Facts, aya::Btf)> {
     std::thread::scope(|scope| {
         let types = scope.spawn(aya::Btf::from_sys_fs);
         let facts = Facts::gather(&Paths::default(), depth)?;
-        let btf = types.join().map_err(|_| anyhow::anyhow!("reading the kernel's types failed"))?;
+        let btf = types
+            .join()
+            .map_err(|_| anyhow::anyhow!("reading the kernel's types failed"))?;
         Ok((facts, btf.context("cannot use /sys/kernel/btf/vmlinux")?))
     })
 }
@@ -106,17 +115,27 @@ fn comm(name: &str) -> anyhow::Result<[u8; 16]> {
 
 fn tgid(proc: &Path, id: u32) -> Option<u32> {
     let status = fs::read_to_string(proc.join(id.to_string()).join("status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn check_process(proc: &Path, pid: u32) -> anyhow::Result<()> {
     let tgid = tgid(proc, pid).with_context(|| format!("there is no process {pid}; see `ps -e`"))?;
-    anyhow::ensure!(tgid == pid, "{pid} is a thread of process {tgid}: give -t {pid} or -p {tgid}");
+    anyhow::ensure!(
+        tgid == pid,
+        "{pid} is a thread of process {tgid}: give -t {pid} or -p {tgid}"
+    );
     Ok(())
 }
 
 fn check_thread(proc: &Path, tid: u32) -> anyhow::Result<()> {
-    tgid(proc, tid).map(drop).with_context(|| format!("there is no thread {tid}; see `ps -eL`"))
+    tgid(proc, tid)
+        .map(drop)
+        .with_context(|| format!("there is no thread {tid}; see `ps -eL`"))
 }
 
 /// Tells on standard error what this kernel does not show, in a line; silence would be a lie.
@@ -125,14 +144,23 @@ pub fn tell_unseen(live: &Live) {
     if info.unseen.is_empty() {
         return;
     }
-    let mut operations: Vec<&str> = info.unseen.iter().map(|unseen| unseen.operation.as_str()).collect();
+    let mut operations: Vec<&str> = info
+        .unseen
+        .iter()
+        .map(|unseen| unseen.operation.as_str())
+        .collect();
     operations.sort_unstable();
     operations.dedup();
-    let refused = info.unseen.iter().find(|unseen| unseen.reason.starts_with("refused"));
+    let refused = info
+        .unseen
+        .iter()
+        .find(|unseen| unseen.reason.starts_with("refused"));
     eprintln!(
         "tracer: not (or not wholly) seen on this kernel: {}{}. `tracer doctor` tells why",
         operations.join(", "),
-        refused.map(|unseen| format!(" ({})", unseen.reason)).unwrap_or_default()
+        refused
+            .map(|unseen| format!(" ({})", unseen.reason))
+            .unwrap_or_default()
     );
 }
 
@@ -143,7 +171,10 @@ mod tests {
     #[test]
     fn a_dead_process_is_named() {
         let error = check_process(Path::new("/proc"), u32::MAX).unwrap_err();
-        assert!(format!("{error:#}").contains("no process 4294967295"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("no process 4294967295"),
+            "{error:#}"
+        );
     }
 
     #[test]

@@ -144,7 +144,11 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Of the source or the consumer. Probes are detached in any case, when the source is dropped.
-pub fn run<S: Source>(source: &mut S, stop: &mut Stop, consumer: &mut impl Consumer) -> anyhow::Result<Outcome> {
+pub fn run<S: Source>(
+    source: &mut S,
+    stop: &mut Stop,
+    consumer: &mut impl Consumer,
+) -> anyhow::Result<Outcome> {
     let mut order = Order::new(start_ns(source.info()));
     let mut ended = None;
     let mut next_losses = Instant::now() + LOSSES;
@@ -170,7 +174,11 @@ pub fn run<S: Source>(source: &mut S, stop: &mut Stop, consumer: &mut impl Consu
                 result?;
                 consumer.losses(&losses)?;
                 consumer.round(&order)?;
-                return Ok(Outcome { ended: ended.unwrap_or(Ended::Source), order, losses });
+                return Ok(Outcome {
+                    ended: ended.unwrap_or(Ended::Source),
+                    order,
+                    losses,
+                });
             }
         }
         result?;

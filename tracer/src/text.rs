@@ -20,8 +20,8 @@ pub use capture::Capture;
 pub use cli::{SitesArgs, discover, main_sites, table as table_for};
 pub use matcher::{Blacklist, Offsets, find, find_in_part};
 pub use sites::{
-    Confidence, Evidence, Failure, Form, FoundSite, Kprobe, Operation, Place, Reason, Register, Sites, Spot, Stats,
-    Unrecognised,
+    Confidence, Evidence, Failure, Form, FoundSite, Kprobe, Operation, Place, Reason, Register, Sites, Spot,
+    Stats, Unrecognised,
 };
 pub use source::{Text, build_id};
 pub use symbols::{Symbol, Symbols};
@@ -124,7 +124,10 @@ impl TextError {
         match error.kind() {
             io::ErrorKind::PermissionDenied => Self::Refused { path },
             io::ErrorKind::NotFound => Self::Missing { path },
-            _ => Self::Unreadable { path, why: error.to_string() },
+            _ => Self::Unreadable {
+                path,
+                why: error.to_string(),
+            },
         }
     }
 }

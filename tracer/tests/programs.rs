@@ -87,7 +87,7 @@ fn events_go_out_through_one_ring_and_nothing_else() {
     let object = object();
     let maps: BTreeSet<&str> = object.maps.keys().map(String::as_str).collect();
     let known = BTreeSet::from([
-        ".rodata", "AYA_LOGS", "COUNTERS", "EVENTS", "INFLIGHT", "PIDS", "SITES", "TIDS",
+        ".rodata", "AYA_LOGS", "COUNTERS", "ENABLED", "EVENTS", "INFLIGHT", "PIDS", "SITES", "TIDS",
     ]);
     let unknown: Vec<_> = maps.difference(&known).collect();
     assert!(

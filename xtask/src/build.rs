@@ -91,10 +91,11 @@ pub(crate) fn guest_init() -> Result<PathBuf> {
     Ok(output("guest-init"))
 }
 
-/// Builds the workload whose locks are counted.
-pub(crate) fn workload() -> Result<PathBuf> {
-    static_build("tracer-guest", &["--bin", "workload"])?;
-    Ok(output("workload"))
+/// Builds what guests have in PATH besides tracer: the workload whose locks are counted, and the witness of what
+/// the kernel counted itself.
+pub(crate) fn guest_programs() -> Result<Vec<(&'static str, PathBuf)>> {
+    static_build("tracer-guest", &["--bin", "workload", "--bin", "witness"])?;
+    Ok(["workload", "witness"].map(|name| (name, output(name))).to_vec())
 }
 
 /// Builds one more program for guests, or for benchmarks, by its name.

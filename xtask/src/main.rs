@@ -87,7 +87,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Build => {
             println!("{}", build::tracer()?.display());
             build::guest_init()?;
-            build::workload()?;
+            build::guest_programs()?;
         }
         Task::BuildEbpf { lint: true } => build::lint_ebpf()?,
         Task::BuildEbpf { lint: false } => println!("{}", build::ebpf()?.display()),

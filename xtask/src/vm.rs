@@ -31,7 +31,7 @@ pub(crate) struct Tools {
     applets: Vec<String>,
     init: PathBuf,
     /// Those that are under test.
-    programs: Vec<(&'static str, PathBuf)>,
+    pub(crate) programs: Vec<(&'static str, PathBuf)>,
 }
 
 impl Tools {
@@ -48,7 +48,7 @@ impl Tools {
         let init = build::guest_init()?;
         let mut programs = Vec::new();
         if with_programs {
-            programs.push(("workload", build::workload()?));
+            programs.extend(build::guest_programs()?);
             programs.push(("tracer", build::tracer()?));
         }
         Ok(Arc::new(Self {

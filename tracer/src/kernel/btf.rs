@@ -115,7 +115,8 @@ impl Btf {
             return Err(BtfError::NotBtf);
         }
         let word = |at| u32_at(&bytes, at).map_or(0, |value| value as usize);
-        let (header, type_at, type_len, string_at, string_len) = (word(4), word(8), word(12), word(16), word(20));
+        let (header, type_at, type_len, string_at, string_len) =
+            (word(4), word(8), word(12), word(16), word(20));
         let section = |at: usize, len: usize| {
             let start = header.checked_add(at)?;
             let end = start.checked_add(len)?;
@@ -134,8 +135,8 @@ impl Btf {
                 KIND_ARRAY => 12,
                 KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => vlen * 12,
                 KIND_ENUM | KIND_FUNC_PROTO => vlen * 8,
-                KIND_PTR | KIND_FWD | KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_FUNC
-                | KIND_FLOAT | KIND_TYPE_TAG => 0,
+                KIND_PTR | KIND_FWD | KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT
+                | KIND_FUNC | KIND_FLOAT | KIND_TYPE_TAG => 0,
                 _ => return Err(broken(at, "unknown kind of type")),
             };
             types.push(at as u32);
@@ -144,7 +145,11 @@ impl Btf {
         if at != type_section.end {
             return Err(broken(at, "last type cut short"));
         }
-        Ok(Self { bytes, types, strings })
+        Ok(Self {
+            bytes,
+            types,
+            strings,
+        })
     }
 
     fn type_at(&self, id: u32) -> Option<Type> {
@@ -168,7 +173,8 @@ impl Btf {
 
     fn find(&self, kind: u32, name: &str) -> Option<u32> {
         (1..self.types.len() as u32).find(|&id| {
-            self.type_at(id).is_some_and(|found| found.kind() == kind && self.name_is(found.name, name))
+            self.type_at(id)
+                .is_some_and(|found| found.kind() == kind && self.name_is(found.name, name))
         })
     }
 
@@ -177,7 +183,9 @@ impl Btf {
         for _ in 0..MAX_DEPTH {
             let found = self.type_at(id)?;
             match found.kind() {
-                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => id = found.size_or_type,
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                    id = found.size_or_type;
+                }
                 _ => return Some((id, found)),
             }
         }
@@ -219,14 +227,17 @@ impl Btf {
             let member_type = u32_at(&self.bytes, at + 4)?;
             let place = u32_at(&self.bytes, at + 8)?;
             // With the kind flag the upper byte is the width of a bit field.
-            let bits = if of.kind_flag() { place & 0x00ff_ffff } else { place };
+            let bits = if of.kind_flag() {
+                place & 0x00ff_ffff
+            } else {
+                place
+            };
             if self.name_is(member_name, name) {
                 return Some((bits / 8, member_type));
             }
-            if member_name == 0 || self.name_is(member_name, "") {
-                if let Some((offset, found)) = self.member(member_type, name, depth + 1) {
-                    return Some((bits / 8 + offset, found));
-                }
+            let anonymous = member_name == 0 || self.name_is(member_name, "");
+            if anonymous && let Some((offset, found)) = self.member(member_type, name, depth + 1) {
+                return Some((bits / 8 + offset, found));
             }
         }
         None
@@ -252,8 +263,10 @@ impl Btf {
 
     fn prototype(&self, id: u32) -> Option<Prototype> {
         let (_, proto) = self.strip(id)?;
-        (proto.kind() == KIND_FUNC_PROTO)
-            .then(|| Prototype { params: proto.vlen(), returns: proto.size_or_type != 0 })
+        (proto.kind() == KIND_FUNC_PROTO).then(|| Prototype {
+            params: proto.vlen(),
+            returns: proto.size_or_type != 0,
+        })
     }
 }
 
@@ -266,7 +279,13 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC.to_le_bytes());
         bytes.extend_from_slice(&[1, 0]);
-        for word in [24, 0, types.len() as u32 * 4, types.len() as u32 * 4, strings.len() as u32] {
+        for word in [
+            24,
+            0,
+            types.len() as u32 * 4,
+            types.len() as u32 * 4,
+            strings.len() as u32,
+        ] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         for word in types {
@@ -283,11 +302,27 @@ mod tests {
             STRINGS,
             &[
                 // 1: int of 4 bytes
-                0, KIND_INT << 24, 4, 32, //
+                0,
+                KIND_INT << 24,
+                4,
+                32, //
                 // 2: anonymous union { int inner }
-                0, KIND_UNION << 24 | 1, 4, 14, 1, 0, //
+                0,
+                KIND_UNION << 24 | 1,
+                4,
+                14,
+                1,
+                0, //
                 // 3: struct outer { int direct; union 2 at bit 64 }
-                1, KIND_STRUCT << 24 | 2, 16, 7, 1, 0, 0, 2, 64,
+                1,
+                KIND_STRUCT << 24 | 2,
+                16,
+                7,
+                1,
+                0,
+                0,
+                2,
+                64,
             ],
         )
     }
@@ -309,6 +344,12 @@ mod tests {
             assert!(Btf::parse(whole[..cut].to_vec()).is_err(), "cut at {cut}");
         }
         let unknown = build("\0", &[0, 31 << 24, 0]);
-        assert!(matches!(Btf::parse(unknown), Err(BtfError::Broken { what: "unknown kind of type", .. })));
+        assert!(matches!(
+            Btf::parse(unknown),
+            Err(BtfError::Broken {
+                what: "unknown kind of type",
+                ..
+            })
+        ));
     }
 }

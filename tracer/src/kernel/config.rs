@@ -15,6 +15,8 @@ pub(super) fn option(proc_config: &Path, boot_config: &Path, option: &str) -> Op
 fn read_gz(path: &Path) -> Option<String> {
     let file = std::fs::File::open(path).ok()?;
     let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).ok()?;
+    flate2::read::GzDecoder::new(file)
+        .read_to_string(&mut text)
+        .ok()?;
     Some(text)
 }

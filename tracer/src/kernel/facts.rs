@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::{Btf, Capabilities, Lockdown, config, symbols};
@@ -131,6 +130,20 @@ const FUNCTIONS: &[&str] = &[
 /// Symbols besides [`FUNCTIONS`] whose address is asked for.
 const SYMBOLS: &[&str] = &["_text", "rcuwait_wake_up"];
 
+/// The kernel tells nothing of its types.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cannot use {}: {why}. Without the kernel's types (CONFIG_DEBUG_INFO_BTF=y) no field of a lock can be found; \
+     recordings can still be read: tracer stats FILE",
+    path.display()
+)]
+pub struct NoTypes {
+    /// Where they should be.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub why: String,
+}
+
 /// How much to gather.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -146,15 +159,18 @@ impl Facts {
     ///
     /// # Errors
     /// When it has no type information, without which nothing can be read from it.
-    pub fn gather(paths: &Paths, depth: Depth) -> anyhow::Result<Self> {
-        let bytes = fs::read(&paths.btf).with_context(|| {
-            format!(
-                "cannot read {}: this kernel tells nothing of its types (CONFIG_DEBUG_INFO_BTF), so no field of a lock can be found",
-                paths.btf.display()
-            )
-        })?;
-        let btf = Btf::parse(bytes).with_context(|| format!("{} cannot be used", paths.btf.display()))?;
-        let read = |path| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    pub fn gather(paths: &Paths, depth: Depth) -> Result<Self, NoTypes> {
+        let no_types = |why: String| NoTypes {
+            path: paths.btf.clone(),
+            why,
+        };
+        let bytes = fs::read(&paths.btf).map_err(|error| no_types(error.to_string()))?;
+        let btf = Btf::parse(bytes).map_err(|error| no_types(error.to_string()))?;
+        let read = |path| {
+            fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .unwrap_or_default()
+        };
         let release = read(&paths.osrelease);
         let names: Vec<&str> = FUNCTIONS.iter().chain(SYMBOLS).copied().collect();
         let kprobes_on_notrace = config::option(
@@ -177,7 +193,12 @@ impl Facts {
                 })
                 .collect(),
             traceable: full
-                .then(|| paths.filter_functions.iter().find_map(|path| symbols::traceable(path, FUNCTIONS)))
+                .then(|| {
+                    paths
+                        .filter_functions
+                        .iter()
+                        .find_map(|path| symbols::traceable(path, FUNCTIONS))
+                })
                 .flatten(),
             addresses: (full || kprobes_on_notrace == Some(true))
                 .then(|| symbols::addresses(&paths.kallsyms, &names))

@@ -107,9 +107,18 @@ mod tests {
 
     #[test]
     fn lockdown_is_what_stands_in_brackets() {
-        assert_eq!(Lockdown::parse("[none] integrity confidentiality\n"), Lockdown::None);
-        assert_eq!(Lockdown::parse("none [integrity] confidentiality\n"), Lockdown::Integrity);
-        assert_eq!(Lockdown::parse("none integrity [confidentiality]\n"), Lockdown::Confidentiality);
+        assert_eq!(
+            Lockdown::parse("[none] integrity confidentiality\n"),
+            Lockdown::None
+        );
+        assert_eq!(
+            Lockdown::parse("none [integrity] confidentiality\n"),
+            Lockdown::Integrity
+        );
+        assert_eq!(
+            Lockdown::parse("none integrity [confidentiality]\n"),
+            Lockdown::Confidentiality
+        );
         assert_eq!(Lockdown::parse(""), Lockdown::Unknown);
     }
 }

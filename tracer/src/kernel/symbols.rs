@@ -23,9 +23,14 @@ fn parse(text: &[u8], wanted: &[&str]) -> Option<BTreeMap<String, Vec<u64>>> {
         if !wanted.iter().any(|wanted| wanted.as_bytes() == name) {
             continue;
         }
-        let address = std::str::from_utf8(&line[..16]).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok())?;
+        let address = std::str::from_utf8(&line[..16])
+            .ok()
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok())?;
         any_address |= address != 0;
-        found.entry(String::from_utf8_lossy(name).into_owned()).or_default().push(address);
+        found
+            .entry(String::from_utf8_lossy(name).into_owned())
+            .or_default()
+            .push(address);
     }
     any_address.then_some(found)
 }
@@ -38,7 +43,10 @@ pub(super) fn traceable(functions: &Path, wanted: &[&str]) -> Option<BTreeSet<St
     }
     let mut found = BTreeSet::new();
     for line in text.split(|&byte| byte == b'\n') {
-        let name = line.split(|&byte| byte == b' ' || byte == b'\t').next().unwrap_or_default();
+        let name = line
+            .split(|&byte| byte == b' ' || byte == b'\t')
+            .next()
+            .unwrap_or_default();
         if wanted.iter().any(|wanted| wanted.as_bytes() == name) {
             found.insert(String::from_utf8_lossy(name).into_owned());
         }
@@ -59,7 +67,10 @@ mod tests {
     #[test]
     fn all_copies_of_a_static_function_are_found_but_modules_are_apart() {
         let found = parse(KALLSYMS, &["_text", "vma_refcount_put"]).unwrap();
-        assert_eq!(found["vma_refcount_put"], [0xffff_ffff_8120_0000, 0xffff_ffff_8130_0000]);
+        assert_eq!(
+            found["vma_refcount_put"],
+            [0xffff_ffff_8120_0000, 0xffff_ffff_8130_0000]
+        );
         assert_eq!(found["_text"], [0xffff_ffff_8100_0000]);
     }
 

@@ -161,6 +161,8 @@ struct TaskView {
     acquired: View,
     /// What relaxed stores publish, since the last release fence.
     released: View,
+    /// It takes no more steps.
+    retired: bool,
 }
 
 /// The release-acquire fragment of C11 with relaxed accesses and fences, by views: a load may give
@@ -196,7 +198,7 @@ impl Views {
 
     fn append(&mut self, task: usize, at: usize, value: u32, order: Ordering, carried: Option<View>) {
         let last = self.history[at].last().map_or(0, |m| m.at);
-        let position = last.checked_add(1).expect("a scenario stores fewer than 255 times into one word");
+        let position = last.checked_add(1).expect("fewer than 255 stores to a word can be visible");
         let t = &mut self.tasks[task];
         t.current[at] = position;
         t.acquired[at] = t.acquired[at].max(position);
@@ -210,11 +212,28 @@ impl Views {
         self.forget(at);
     }
 
-    /// Drops stores that no task can see any more, so that equal states become equal.
+    /// Drops stores that no task can see any more and counts from the oldest one left, so that
+    /// states with the same future are equal.
     fn forget(&mut self, at: usize) {
         let newest = self.history[at].last().map_or(0, |m| m.at);
-        let oldest = self.tasks.iter().map(|t| t.current[at]).min().unwrap_or(0).min(newest);
+        let live = self.tasks.iter().filter(|t| !t.retired);
+        let oldest = live.map(|t| t.current[at]).min().unwrap_or(newest).min(newest);
+        if oldest == 0 {
+            return;
+        }
         self.history[at].retain(|m| m.at >= oldest);
+        // Having seen less than the oldest store left is the same as having seen nothing.
+        let lower = |view: &mut View| view[at] = view[at].saturating_sub(oldest);
+        for message in &mut self.history[at] {
+            message.at -= oldest;
+        }
+        self.history.iter_mut().flatten().for_each(|m| lower(&mut m.view));
+        for task in &mut self.tasks {
+            lower(&mut task.current);
+            lower(&mut task.acquired);
+            lower(&mut task.released);
+        }
+        lower(&mut self.sc);
     }
 }
 
@@ -225,7 +244,7 @@ impl Memory for Views {
     fn new(words: [u32; WORDS], tasks: usize) -> Self {
         let view = [0; WORDS];
         let history = words.iter().map(|&value| vec![Message { at: 0, value, view }]).collect();
-        let task = TaskView { current: view, acquired: view, released: view };
+        let task = TaskView { current: view, acquired: view, released: view, retired: false };
         Self { history, tasks: vec![task; tasks], sc: view }
     }
 
@@ -286,8 +305,8 @@ impl Memory for Views {
     }
 
     fn retire(&mut self, task: usize) {
-        let all = [u8::MAX; WORDS];
-        self.tasks[task] = TaskView { current: all, acquired: all, released: all };
+        let none = [0; WORDS];
+        self.tasks[task] = TaskView { current: none, acquired: none, released: none, retired: true };
         for at in 0..WORDS {
             self.forget(at);
         }

@@ -374,10 +374,14 @@ fn weak(family: Family) -> Vec<Scenario> {
             Role::new("reader", reader(A, LOW)),
             Role::new("mover", [&detacher(A, LOW)[..], &mapper(B, LOW)[..]].concat()),
         ]),
-        new("weak-exclusion", "two readers, a writer and a detacher on one VMA", vec![
-            Role::new("reader1", reader(A, LOW)),
-            Role::new("reader2", [Instr::LockVma(A, LOW), Instr::TouchPte, Instr::EndRead]),
+        new("weak-writers", "a reader sees what a writer changed, also after the next writer came", vec![
+            Role::new("reader", reader(A, LOW)),
             Role::new("writer", writer(A, LOW)),
+            Role::new("other", [Instr::MmapWriteLock(A, false), Instr::MmapWriteUnlock(A)]),
+        ]),
+        new("weak-exclusion", "two readers and a detacher on one VMA", vec![
+            Role::new("reader", reader(A, LOW)),
+            Role::new("toucher", toucher),
             Role::new("detacher", detacher(A, LOW)),
         ]),
         new("weak-speculation", "what is read under a valid speculation is consistent", vec![

@@ -1,7 +1,7 @@
 //! Loads and attaches a plan. Each probe by itself: one that fails is a line in `doctor`, not a failed start.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::collections::HashMap;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::sync::Mutex;
 use std::time::Instant;
 use std::{io, mem, thread};
@@ -49,8 +49,11 @@ pub fn attach(plan: &mut Plan, facts: &Facts, btf: &Btf, options: &Options) -> a
     log::debug!("maps made in {} ms", start.elapsed().as_millis());
     fill_filters(&mut ebpf, options)?;
 
-    let mut wanted: Vec<(&str, Attach)> =
-        plan.probes.iter().map(|probe| (probe.program, probe.attach.clone())).collect();
+    let mut wanted: Vec<(&str, Attach)> = plan
+        .probes
+        .iter()
+        .map(|probe| (probe.program, probe.attach.clone()))
+        .collect();
     if options.follow {
         wanted.push(("follow_fork", Attach::TpBtf("sched_process_fork")));
         wanted.push(("follow_free", Attach::TpBtf("sched_process_free")));
@@ -68,7 +71,12 @@ pub fn attach(plan: &mut Plan, facts: &Facts, btf: &Btf, options: &Options) -> a
     }
     let mut first_error = None;
     let mut attached = 0;
-    for Planned { program, attach, site } in &plan.probes {
+    for Planned {
+        program,
+        attach,
+        site,
+    } in &plan.probes
+    {
         let start = Instant::now();
         let result = loaded.remove(*program).unwrap_or(Err(ProgramError::NotLoaded));
         match result.and_then(|()| hook(&mut ebpf, program, attach)) {
@@ -125,7 +133,9 @@ fn load_programs<'a>(
             scope.spawn(|| {
                 loop {
                     let job = jobs.lock().map(|mut jobs| jobs.pop());
-                    let Ok(Some((name, attach, program))) = job else { break };
+                    let Ok(Some((name, attach, program))) = job else {
+                        break;
+                    };
                     let result = verify(program, btf, attach);
                     if let Ok(mut results) = results.lock() {
                         results.insert(name, result);
@@ -144,7 +154,11 @@ fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
     let filter_tids = on(!options.tids.is_empty());
     let filter_comm = on(options.comm.is_some());
     let comm = options.comm.unwrap_or_default();
-    let log_level: u8 = if options.log { aya_log::Level::Debug as u8 } else { 0 };
+    let log_level: u8 = if options.log {
+        aya_log::Level::Debug as u8
+    } else {
+        0
+    };
 
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf));
@@ -170,15 +184,20 @@ fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
     if filter_pids == 0 {
         loader.map_max_entries("PIDS", 1);
     }
-    loader.load(OBJECT).context("cannot create the maps of the probes")
+    loader
+        .load(OBJECT)
+        .context("cannot create the maps of the probes")
 }
 
 fn fill_filters(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
     for (map, ids) in [("PIDS", &options.pids), ("TIDS", &options.tids)] {
-        let map = ebpf.map_mut(map).with_context(|| format!("the object has no map {map}"))?;
+        let map = ebpf
+            .map_mut(map)
+            .with_context(|| format!("the object has no map {map}"))?;
         let mut map = aya::maps::HashMap::<_, u32, u8>::try_from(map)?;
         for id in ids {
-            map.insert(id, 1, 0).context("cannot set a filter: too many processes or threads")?;
+            map.insert(id, 1, 0)
+                .context("cannot set a filter: too many processes or threads")?;
         }
     }
     Ok(())
@@ -203,7 +222,9 @@ fn hook(ebpf: &mut Ebpf, name: &str, attach: &Attach) -> Result<(), ProgramError
         Attach::FExit(_) => <&mut FExit>::try_from(program)?.attach().map(drop),
         Attach::KProbe(offsets) | Attach::KRetProbe(offsets) => {
             let program = <&mut KProbe>::try_from(program)?;
-            offsets.iter().try_for_each(|offset| program.attach("_text", *offset).map(drop))
+            offsets
+                .iter()
+                .try_for_each(|offset| program.attach("_text", *offset).map(drop))
         }
     }
 }
@@ -221,10 +242,15 @@ fn explain(error: &ProgramError, facts: &Facts) -> String {
         }
         Some(libc::EPERM) => match facts.lockdown {
             Lockdown::Integrity => "refused (EPERM); kernel lockdown is at integrity".to_owned(),
-            Lockdown::Unknown => "refused (EPERM); whether by kernel lockdown cannot be told, securityfs is not mounted".to_owned(),
+            Lockdown::Unknown => {
+                "refused (EPERM); whether by kernel lockdown cannot be told, securityfs is not mounted"
+                    .to_owned()
+            }
             _ => "refused (EPERM) though kernel lockdown is off".to_owned(),
         },
-        Some(libc::EBUSY) => "refused (EBUSY): the function cannot be patched, or somebody else holds it".to_owned(),
+        Some(libc::EBUSY) => {
+            "refused (EBUSY): the function cannot be patched, or somebody else holds it".to_owned()
+        }
         Some(code) => format!("refused: {}", io::Error::from_raw_os_error(code)),
         None => error.to_string(),
     }
@@ -232,9 +258,21 @@ fn explain(error: &ProgramError, facts: &Facts) -> String {
 
 fn remedy(facts: &Facts) -> String {
     match facts.lockdown {
-        Lockdown::Confidentiality | Lockdown::Integrity => "boot with lockdown=none, or without Secure Boot".to_owned(),
+        Lockdown::Confidentiality | Lockdown::Integrity => {
+            "boot with lockdown=none, or without Secure Boot".to_owned()
+        }
         _ => "run with -v to see what the kernel said".to_owned(),
     }
+}
+
+/// Lets the probes make events, or no more.
+///
+/// # Errors
+/// When the switch cannot be set.
+pub fn enable(ebpf: &mut Ebpf, on: bool) -> anyhow::Result<()> {
+    let map = ebpf.map_mut("ENABLED").context("the object has no map ENABLED")?;
+    let mut map = aya::maps::Array::<_, u32>::try_from(map)?;
+    map.set(0, u32::from(on), 0).context("cannot switch the probes")
 }
 
 /// Detaches everything, in parallel as far as the kernel lets us, by closing it.
@@ -284,5 +322,9 @@ fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
             size_of::<bpf_attr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.recursion_misses) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(info.recursion_misses)
+    }
 }

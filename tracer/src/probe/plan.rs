@@ -132,7 +132,9 @@ pub fn plan(facts: &Facts) -> Result<Plan, Refusal> {
     }
     plan.derive_releases();
     plan.tell_unseen(family);
-    plan.globals.bytes.push(("START_READ_SEEN", u8::from(plan.has("vma_start_read_return"))));
+    plan.globals
+        .bytes
+        .push(("START_READ_SEEN", u8::from(plan.has("vma_start_read_return"))));
     Ok(plan)
 }
 
@@ -153,10 +155,11 @@ fn place(facts: &Facts, row: &Row) -> Result<Attach, Option<UnseenInfo>> {
         Hook::Entry(_) | Hook::Return(..) => {
             // Functions that only one family has, or that a later kernel inlines, are no loss: what
             // stands in for them has a row of its own, or `tell_unseen` names the gap.
-            let Some(&(params, _)) = facts.functions.get(target) else { return Err(None) };
+            let Some(&(params, _)) = facts.functions.get(target) else {
+                return Err(None);
+            };
             let better = match row.program {
                 "area_free" => facts.functions.contains_key("vma_mark_detached"),
-                "bad_area" => out_of_line(facts),
                 _ => false,
             };
             if better {
@@ -173,7 +176,11 @@ fn place(facts: &Facts, row: &Row) -> Result<Attach, Option<UnseenInfo>> {
                     "a newer version of tracer",
                 )));
             }
-            if facts.traceable.as_ref().is_some_and(|list| !list.contains(target)) {
+            if facts
+                .traceable
+                .as_ref()
+                .is_some_and(|list| !list.contains(target))
+            {
                 return Err(Some(unseen(
                     row.operation,
                     target,
@@ -191,7 +198,9 @@ fn place(facts: &Facts, row: &Row) -> Result<Attach, Option<UnseenInfo>> {
             if !out_of_line(facts) {
                 return Err(None);
             }
-            let Some(offsets) = offsets(facts, target) else { return Err(None) };
+            let Some(offsets) = offsets(facts, target) else {
+                return Err(None);
+            };
             Ok(if matches!(row.hook, Hook::Kprobe(_)) {
                 Attach::KProbe(offsets)
             } else {
@@ -201,12 +210,10 @@ fn place(facts: &Facts, row: &Row) -> Result<Attach, Option<UnseenInfo>> {
     }
 }
 
-/// Whether this kernel keeps the read lock's functions out of line, all of them, and lets us probe
-/// them: one built with lockdep and `KPROBE_EVENTS_ON_NOTRACE`. Elsewhere a lone copy serves a few
-/// callers only, and probing it would show some operations and hide the others.
+/// Whether this kernel lets us probe copies of inline functions: one built with
+/// `KPROBE_EVENTS_ON_NOTRACE`, which stock kernels are not.
 fn out_of_line(facts: &Facts) -> bool {
     facts.kprobes_on_notrace == Some(true)
-        && ["vma_start_read", "vma_refcount_put"].iter().all(|name| offsets(facts, name).is_some())
 }
 
 fn offsets(facts: &Facts, symbol: &str) -> Option<Vec<u64>> {
@@ -218,8 +225,17 @@ fn offsets(facts: &Facts, symbol: &str) -> Option<Vec<u64>> {
 
 fn globals(facts: &Facts, write: u8) -> Globals {
     let absent = u32::MAX;
-    let Layout { vm_start, vm_end, vm_mm, vm_refcnt, vm_lock_seq, mm_lock_seq, task_pid, task_tgid, .. } =
-        facts.layout;
+    let Layout {
+        vm_start,
+        vm_end,
+        vm_mm,
+        vm_refcnt,
+        vm_lock_seq,
+        mm_lock_seq,
+        task_pid,
+        task_tgid,
+        ..
+    } = facts.layout;
     // The return value stands behind the arguments; a function without one always succeeds.
     let ret_start_write = match facts.functions.get("__vma_start_write") {
         Some(&(params, true)) => params as u8,
@@ -254,22 +270,35 @@ impl Plan {
     fn add(&mut self, row: &Row, attach: Attach) {
         // Where both exist, the function itself is better than its callers.
         let caller = matches!(row.program, "lock_vma_under_rcu" | "lock_next_vma");
-        let operation = if caller && self.has("vma_start_read_return") { Kind::VmaReadFail } else { row.operation };
+        let operation = if caller && self.has("vma_start_read_return") {
+            Kind::VmaReadFail
+        } else {
+            row.operation
+        };
         self.sites[row.site as usize] = SiteInfo {
             operation: operation.name().to_owned(),
             function: row.hook.target().to_owned(),
             mechanism: row.hook.mechanism().to_owned(),
-            provenance: if row.derived.is_some() { "derived" } else { "observed" }.to_owned(),
+            provenance: if row.derived.is_some() {
+                "derived"
+            } else {
+                "observed"
+            }
+            .to_owned(),
             bound_ns: None,
             reason: row.derived.unwrap_or("at the very place").to_owned(),
             attached: false,
         };
-        self.probes.push(Planned { program: row.program, attach, site: row.site });
+        self.probes.push(Planned {
+            program: row.program,
+            attach,
+            site: row.site,
+        });
     }
 
-    /// Without a probe at the release itself, it is taken from the end of the fault.
+    /// Releases that no probe sees at their own place are taken from the end of the fault.
     fn derive_releases(&mut self) {
-        if self.has("vma_refcount_put") || !self.has("fault_end") {
+        if !self.has("fault_end") {
             return;
         }
         self.sites[site::USER as usize] = SiteInfo {
@@ -278,9 +307,10 @@ impl Plan {
             mechanism: "derived".to_owned(),
             provenance: "derived".to_owned(),
             bound_ns: None,
-            reason: "a fault under the VMA lock gives it back right after handle_mm_fault returned, or, with \
+            reason:
+                "a fault under the VMA lock gives it back right after handle_mm_fault returned, or, with \
                      VM_FAULT_RETRY or VM_FAULT_COMPLETED, some time inside (then bounded by the fault)"
-                .to_owned(),
+                    .to_owned(),
             attached: true,
         };
     }
@@ -304,14 +334,13 @@ impl Plan {
 
     fn tell_unseen(&mut self, family: Family) {
         let rebuild = "a kernel built with CONFIG_PROVE_LOCKING and CONFIG_KPROBE_EVENTS_ON_NOTRACE";
-        if !self.has("vma_refcount_put") {
-            self.unseen.push(unseen(
-                Kind::VmaReadRelease,
-                "userfaultfd, madvise, /proc/PID/maps, TCP zerocopy receive, drivers",
-                "the release is inlined into these users of the lock: it is bounded by the task's next event",
-                rebuild,
-            ));
-        }
+        // A copy out of line serves only a few callers, so it does not replace this.
+        self.unseen.push(unseen(
+            Kind::VmaReadRelease,
+            "userfaultfd, madvise, /proc/PID/maps, TCP zerocopy receive, drivers",
+            "the release is inlined into these users of the lock: it is bounded by the task's next event",
+            "none yet: it takes a probe at each inlined place",
+        ));
         if !self.has("vma_start_read_return") {
             self.unseen.push(unseen(
                 Kind::VmaReadRefused,

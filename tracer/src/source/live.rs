@@ -30,6 +30,8 @@ pub struct Live {
     counters: PerCpuArray<MapData, CpuCountersPod>,
     info: SourceInfo,
     received: Vec<u64>,
+    /// Skipped runs before events were wanted.
+    missed_before: u64,
     missed: u64,
     watermark_ns: u64,
     stopped: bool,
@@ -48,22 +50,35 @@ impl Live {
     ///
     /// # Errors
     /// [`probe::Refusal`] when this kernel or these privileges give nothing; else what went wrong.
-    pub fn start(facts: &Facts, btf: &aya::Btf, options: &attach::Options, filters: Vec<String>) -> anyhow::Result<Self> {
+    pub fn start(
+        facts: &Facts,
+        btf: &aya::Btf,
+        options: &attach::Options,
+        filters: Vec<String>,
+    ) -> anyhow::Result<Self> {
         let mut plan = probe::plan(facts)?;
-        let start = clock::both();
         let mut ebpf = attach::attach(&mut plan, facts, btf, options)?;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
-        let Map::RingBuf(events) = events else { anyhow::bail!("the map EVENTS is no ring buffer") };
+        let Map::RingBuf(events) = events else {
+            anyhow::bail!("the map EVENTS is no ring buffer")
+        };
         let log = if options.log {
             Some(EbpfLogger::init(&mut ebpf).context("cannot read the log of the probes")?)
         } else {
             None
         };
-        let counters = ebpf.take_map("COUNTERS").context("the object has no map COUNTERS")?;
+        let counters = ebpf
+            .take_map("COUNTERS")
+            .context("the object has no map COUNTERS")?;
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
             anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
         })?;
+        let missed_before = attach::missed(&ebpf);
+        // All is in place: from here on events are wanted.
+        let start = clock::both();
+        attach::enable(&mut ebpf, true)?;
         Ok(Self {
+            missed_before,
             ring: Ring::new(events, options.ring_bytes)?,
             counters: PerCpuArray::try_from(counters)?,
             info: info(facts, plan, options, filters, cpus, start),
@@ -89,23 +104,35 @@ impl Live {
     pub fn follow(&mut self, pid: u32) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("PIDS").context("the object has no map PIDS")?;
         let mut map = aya::maps::HashMap::<_, u32, u8>::try_from(map)?;
-        map.insert(pid, 1, 0).context("cannot add the command's process to the filter")
+        map.insert(pid, 1, 0)
+            .context("cannot add the command's process to the filter")
     }
 
     fn produced(&self) -> anyhow::Result<Vec<CpuCounters>> {
-        let values = self.counters.get(&0, 0).context("cannot read the counters of the probes")?;
+        let values = self
+            .counters
+            .get(&0, 0)
+            .context("cannot read the counters of the probes")?;
         Ok(values.iter().map(|value| value.0).collect())
     }
 
     /// Whether every event that was produced has arrived or was counted as dropped.
     fn is_settled(&self) -> anyhow::Result<bool> {
         let produced = self.produced()?;
-        Ok(produced.iter().zip(&self.received).all(|(cpu, received)| cpu.produced == cpu.dropped + received))
+        Ok(produced
+            .iter()
+            .zip(&self.received)
+            .all(|(cpu, received)| cpu.produced == cpu.dropped + received))
     }
 
     fn drain(&mut self, sink: &mut dyn FnMut(&Event)) -> (Drained, bool) {
         let mut any = false;
-        let Self { ring, received, undecodable, .. } = self;
+        let Self {
+            ring,
+            received,
+            undecodable,
+            ..
+        } = self;
         let drained = ring.drain(|bytes| {
             any = true;
             match decode(bytes) {
@@ -153,14 +180,21 @@ impl Source for Live {
             self.watermark_ns = now;
         }
         if !any {
-            self.ring.wait(wait.min(NAP)).context("cannot wait for the ring buffer")?;
+            self.ring
+                .wait(wait.min(NAP))
+                .context("cannot wait for the ring buffer")?;
         }
-        Ok(Poll::More { watermark_ns: self.watermark_ns })
+        Ok(Poll::More {
+            watermark_ns: self.watermark_ns,
+        })
     }
 
     /// Detaches all probes.
     fn stop(&mut self) {
         if !self.stopped {
+            if let Err(error) = attach::enable(&mut self.ebpf, false) {
+                log::warn!("probes will end one by one, not at once: {error:#}");
+            }
             self.missed = attach::missed(&self.ebpf);
             attach::detach(&mut self.ebpf);
             self.stopped = true;
@@ -175,9 +209,16 @@ impl Source for Live {
             .produced()?
             .iter()
             .zip(&self.received)
-            .map(|(cpu, &received)| CpuLosses { produced: cpu.produced, dropped: cpu.dropped, received })
+            .map(|(cpu, &received)| CpuLosses {
+                produced: cpu.produced,
+                dropped: cpu.dropped,
+                received,
+            })
             .collect();
-        Ok(Losses { cpus, missed: self.missed })
+        Ok(Losses {
+            cpus,
+            missed: self.missed.saturating_sub(self.missed_before),
+        })
     }
 }
 

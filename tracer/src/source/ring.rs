@@ -38,7 +38,11 @@ impl Mapping {
                 offset as libc::off_t,
             )
         };
-        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start, len }) }
+        if start == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self { start, len })
+        }
     }
 }
 
@@ -82,7 +86,14 @@ impl Ring {
             .context("cannot map the ring buffer's first page")?;
         let producer = Mapping::new(fd, page + 2 * bytes as usize, libc::PROT_READ, page)
             .context("cannot map the ring buffer: try a smaller --buffer")?;
-        Ok(Self { map, consumer, producer, mask: u64::from(bytes) - 1, page, position: 0 })
+        Ok(Self {
+            map,
+            consumer,
+            producer,
+            mask: u64::from(bytes) - 1,
+            page,
+            position: 0,
+        })
     }
 
     fn produced(&self) -> u64 {
@@ -129,8 +140,15 @@ impl Ring {
 
     /// Waits until the kernel wakes us, which it does when the ring fills up quickly, or until the time is over.
     pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
-        let mut poll = libc::pollfd { fd: self.map.fd().as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let limit = libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+        let mut poll = libc::pollfd {
+            fd: self.map.fd().as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let limit = libc::timespec {
+            tv_sec: time.as_secs() as i64,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
         // SAFETY: one valid pollfd and one valid timespec.
         let result = unsafe { libc::ppoll(&raw mut poll, 1, &raw const limit, ptr::null()) };
         if result < 0 {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
-use super::vm_checks::SCENARIOS;
+use super::{tracer_checks, vm_checks};
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
 use crate::{ui, ws};
@@ -60,6 +60,12 @@ impl Ctx {
         let mut guest = Guest::new(self.kernel.clone(), Arc::clone(&self.tools));
         guest.out = Some(self.out());
         guest
+    }
+
+    /// A program that guests have in PATH; it is static, so it runs here, too.
+    pub(crate) fn program(&self, name: &str) -> Result<&Path> {
+        let found = self.tools.programs.iter().find(|(known, _)| *known == name);
+        Ok(&found.with_context(|| format!("guests have no {name}"))?.1)
     }
 
     /// The folder that gets the guest's `/out`.
@@ -155,7 +161,7 @@ fn jobs(only: &str) -> Vec<Job> {
     let all = FAMILIES.iter().map(|(name, _)| *name).chain([ORACLE]);
     let mut jobs = Vec::new();
     for kernel in all {
-        for scenario in SCENARIOS {
+        for scenario in vm_checks::SCENARIOS.iter().chain(tracer_checks::SCENARIOS) {
             let runs = match scenario.on {
                 On::All => true,
                 On::These(names) => names.contains(&kernel),

@@ -3,6 +3,7 @@
 mod guests;
 mod libtest;
 mod report;
+mod tracer_checks;
 mod vm_checks;
 
 use std::fs;
