@@ -85,15 +85,25 @@ impl Counters {
     fn open() -> Result<Self> {
         let vmstat = fs::File::open("/proc/vmstat").context("/proc/vmstat")?;
         let mut tracepoints = Vec::new();
-        for name in ["lock_acquire", "lock_release"] {
-            let id = format!("/sys/kernel/tracing/events/lock/{name}/id");
+        // Readers are told from writers by a flag of the acquire; the release has none.
+        for (name, event, filter) in [
+            (
+                "read_acquire",
+                "lock_acquire",
+                c"name == \"vm_lock\" && flags & 2",
+            ),
+            ("acquire", "lock_acquire", c"name == \"vm_lock\""),
+            ("release", "lock_release", c"name == \"vm_lock\""),
+        ] {
+            let id = format!("/sys/kernel/tracing/events/lock/{event}/id");
             // Only a kernel with lockdep has these.
             if let Ok(id) = fs::read_to_string(&id) {
                 let id = id
                     .trim()
                     .parse()
-                    .with_context(|| format!("the number of {name}"))?;
-                tracepoints.push((name, tracepoint(id).with_context(|| format!("counting {name}"))?));
+                    .with_context(|| format!("the number of {event}"))?;
+                let counters = count_tracepoint(id, filter).with_context(|| format!("counting {name}"))?;
+                tracepoints.push((name, counters));
             }
         }
         Ok(Self {
