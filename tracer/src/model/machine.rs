@@ -68,7 +68,7 @@ fn applies(task: &TaskModel, instr: Instr) -> bool {
     let mmap = |mm: MmId, mode| task.task.held.holds(LockClass::MmapLock, mm.0, mode);
     match instr {
         Instr::StartReadLocked(mm) => task.vma.is_some() && task.reading.is_none() && mmap(mm, None),
-        Instr::ReadData | Instr::UseAnon | Instr::TouchPte | Instr::EndRead => task.reading.is_some(),
+        Instr::ReadData | Instr::CheckAnon | Instr::UseAnon | Instr::TouchPte | Instr::EndRead => task.reading.is_some(),
         Instr::MmapWriteUnlock(mm) | Instr::MmapDowngrade(mm) => mmap(mm, Some(Mode::Exclusive)),
         Instr::MmapReadUnlock(mm) => mmap(mm, Some(Mode::Shared)),
         Instr::Find(mm, _) => mmap(mm, None),
@@ -289,6 +289,11 @@ impl<M: Memory> Own<'_, M> {
             Instr::UseAnon => {
                 if self.guarded(Word::Data(vma, 1)) == 0 {
                     self.effects.violate(Violation::WrongAssumption(vma));
+                }
+            }
+            Instr::CheckAnon => {
+                if self.guarded(Word::Data(vma, 1)) == 0 {
+                    self.me().pc += 1;
                 }
             }
             Instr::PeekAnon(mm, slot) => {

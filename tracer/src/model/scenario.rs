@@ -388,6 +388,15 @@ fn weak(family: Family) -> Vec<Scenario> {
             Role::new("speculator", speculator()),
             Role::new("writer", writer(A, LOW)),
         ]),
+        new("weak-speculation-mmap", "the same for what only the mmap_lock guards", vec![
+            Role::new("speculator", speculator()),
+            Role::new("writer", [
+                Instr::MmapWriteLock(A, false),
+                Instr::Find(A, LOW),
+                Instr::WriteData(7),
+                Instr::MmapWriteUnlock(A),
+            ]),
+        ]),
     ]
 }
 

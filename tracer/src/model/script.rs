@@ -16,6 +16,8 @@ pub enum Instr {
     ReadData,
     /// Like a fault that trusts what it knows of the VMA: the second word must not be 0.
     UseAnon,
+    /// Looks at that word under the lock; if it is 0, the next instruction is skipped.
+    CheckAnon,
     /// Looks at that word without any lock; the VMA counts as unsuitable if it is 0.
     PeekAnon(MmId, Slot),
     /// Writes a page table entry, as a fault does.
@@ -79,6 +81,7 @@ impl Instr {
                 | Self::SkipIfLocked(_)
                 | Self::ReadData
                 | Self::UseAnon
+                | Self::CheckAnon
                 | Self::TouchPte
                 | Self::EndRead
         )

@@ -188,6 +188,11 @@ impl<'a, M: Memory> Search<'a, M> {
         }
     }
 
+    /// Are there tasks that count as interchangeable?
+    pub fn symmetric(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
     /// Brings interchangeable tasks into one order. They are told apart by nothing but their place:
     /// no word of shared memory ever names them.
     fn canonical(&self, state: &mut State<M>) {

@@ -12,7 +12,7 @@ use tracer_common::lock::read::{LockVmaUnderRcu, Put, StartReadLocked};
 use tracer_common::lock::world::Note;
 use tracer_common::lock::write::{InitVma, MarkAttached, MarkDetached, StartWrite};
 use tracer_common::lock::{
-    Alteration, Family, MmId, RefcntClass, Slot, Task, TaskId, VM_REFCNT_EXCLUDE_READERS_FLAG, VmaId,
+    Alteration, Family, MmId, RefcntClass, Slot, Task, TaskId, VM_REFCNT_EXCLUDE_READERS_FLAG, VM_REFCNT_LIMIT, VmaId,
     Warning, Word, World,
 };
 
@@ -509,7 +509,8 @@ impl<M: Memory> State<M> {
             return Ok(());
         }
         let refcnt = self.newest(Word::Refcnt(vma));
-        if RefcntClass::of(refcnt) == RefcntClass::Undocumented {
+        // More references than the limit would look like the flag.
+        if RefcntClass::of(refcnt) == RefcntClass::Undocumented || references > VM_REFCNT_LIMIT {
             return Err(Violation::UndocumentedRefcnt(vma));
         }
         if refcnt != references && refcnt != VM_REFCNT_EXCLUDE_READERS_FLAG + references {
