@@ -50,8 +50,8 @@ kill $tick
 /// One start of `record`, in ms since its exec.
 #[derive(Debug)]
 struct Start {
-    /// It knows the kernel and starts to attach.
-    attaching: f64,
+    /// Its probes are on: the recording's own start.
+    started: f64,
     /// The first event.
     first: f64,
 }
@@ -66,20 +66,20 @@ impl Start {
         let (start, first) = times(&bytes).with_context(|| format!("in {name}.rec"))?;
         let since = |ns: u64| ns.saturating_sub(exec) as f64 / 1e6;
         Ok(Self {
-            attaching: since(start),
+            started: since(start),
             first: since(first),
         })
     }
 
     fn line(&self, name: &str) -> String {
         format!(
-            "{name}: first event after {:.0} ms, of which {:.0} ms until it began to attach",
-            self.first, self.attaching
+            "{name}: first event after {:.0} ms; the recording starts after {:.0} ms",
+            self.first, self.started
         )
     }
 
     fn json(&self) -> Value {
-        json!({"first_event_ms": self.first, "begins_to_attach_ms": self.attaching})
+        json!({"first_event_ms": self.first, "recording_starts_ms": self.started})
     }
 }
 
@@ -166,7 +166,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
     // Only a help to compare two builds: it must not take the measurement with it.
     let counted = ui::step(
         &format!("guest {KERNEL}: the same, time counted in instructions"),
-        || boot(true, 1),
+        || boot(true, RUNS),
     );
     Ok(vec![
         first_event(&clock, &counted),
@@ -248,12 +248,8 @@ fn first_event(clock: &Booted, counted: &Result<Booted>) -> Row {
     tell(&mut notes, "emulated", clock);
     match counted {
         Ok(counted) => {
-            notes.extend(
-                counted
-                    .starts
-                    .iter()
-                    .map(|s| s.line("1 instruction = 1 ns, one CPU")),
-            );
+            let starts = (1..).zip(&counted.starts);
+            notes.extend(starts.map(|(n, s)| s.line(&format!("1 instruction = 1 ns, one CPU, run {n}"))));
             tell(&mut notes, "1 instruction = 1 ns", counted);
         }
         Err(error) => notes.push(format!("counting instructions failed: {error:#}")),
