@@ -6,6 +6,7 @@
 
 mod child;
 mod cli;
+mod fuse;
 mod report;
 mod sys;
 mod team;

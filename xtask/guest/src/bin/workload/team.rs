@@ -44,7 +44,7 @@ const DEPTH: usize = 7;
 
 /// Uses the stack once as deep as any workload goes.
 #[inline(never)]
-fn touch_stack(depth: usize) -> u8 {
+pub(crate) fn touch_stack(depth: usize) -> u8 {
     let mut block = [0_u8; 32 << 10];
     for at in (0..block.len()).step_by(sys::PAGE) {
         // SAFETY: `at` is inside the block.
