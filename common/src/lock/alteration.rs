@@ -38,6 +38,7 @@ alterations! {
     PutRelaxed = "put-relaxed", "the reader's reference is dropped without release";
     LateSeqRelaxed = "late-seq-relaxed", "the second look at mm_lock_seq has no acquire";
     SeqEndRelaxed = "seq-end-relaxed", "mm_lock_seq is advanced without release at the end of all write locks";
+    SeqBeginRelaxed = "seq-begin-relaxed", "mm_lock_seq turns odd without release, as by the letter of the kernel's source";
     SeqBeginUnfenced = "seq-begin-unfenced", "no barrier follows when mm_lock_seq turns odd";
     WaitRelaxed = "wait-relaxed", "the writer's look at vm_refcnt orders nothing after it";
     FlagSubRelaxed = "flag-sub-relaxed", "the flag is subtracted without release";

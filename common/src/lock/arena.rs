@@ -282,6 +282,15 @@ impl<P: Platform, O: Observer> World for Handle<'_, P, O> {
         self.arena.turnstile(at).wake_all();
     }
     #[inline(always)]
+    fn relax(&mut self) {
+        if P::ALTERABLE {
+            // Model checkers want to be told that there is no use in going on at once.
+            P::yield_now();
+        } else {
+            core::hint::spin_loop();
+        }
+    }
+    #[inline(always)]
     fn rcu_read_lock(&mut self, task: TaskId) {
         let rcu = &self.arena.tasks[task.0 as usize].rcu;
         if self.arena.family == Family::Rwsem && rcu.load(Relaxed) & 1 == 0 {

@@ -1,6 +1,6 @@
 //! The mmap_lock with the sequence counter that ends all VMA write locks at once, and speculation.
 
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 use super::alteration::Alteration;
 use super::lockdep::{LockClass, Mode};
@@ -76,7 +76,12 @@ impl Op for MmapWriteLock {
                 }
             },
             WriteLockPc::SeqBegin => {
-                seq_step(cx.world, self.mm);
+                // Release: a reader that sees this odd number has passed the even one before it, and
+                // takes it as the end of the former writer's lock just as well. The kernel's store
+                // is plain; there the acquire of the mmap_lock carries over to whoever sees a later
+                // store, which C11 and Rust do not promise. `docs/model.md` has the schedule.
+                let relaxed = cx.world.altered(Alteration::SeqBeginRelaxed);
+                seq_step(cx.world, self.mm, if relaxed { Relaxed } else { Release });
                 // Whoever sees a change made under the lock sees the odd number too.
                 if !cx.world.altered(Alteration::SeqBeginUnfenced) {
                     cx.world.fence(Release);
@@ -91,9 +96,9 @@ impl Op for MmapWriteLock {
 /// Advances `mm_lock_seq`. Its only writer is the holder of the mmap_lock, so a plain load and a
 /// plain store are one action.
 #[inline]
-fn seq_step<W: World>(world: &mut W, mm: MmId) {
+fn seq_step<W: World>(world: &mut W, mm: MmId, order: Ordering) {
     let seq = world.load(Word::MmSeq(mm), Relaxed);
-    world.store(Word::MmSeq(mm), seq.wrapping_add(1), Relaxed);
+    world.store(Word::MmSeq(mm), seq.wrapping_add(1), order);
 }
 
 /// `vma_end_write_all`: ends every VMA write lock of the mm.
@@ -103,7 +108,7 @@ fn vma_end_write_all<W: World>(world: &mut W, mm: MmId) {
     if !relaxed {
         world.fence(Release);
     }
-    seq_step(world, mm);
+    seq_step(world, mm, Relaxed);
 }
 
 /// How the exclusive mmap_lock is given up.

@@ -723,7 +723,10 @@ impl Op for LockVmaUnderRcu {
                         cx.world.rcu_read_unlock(cx.task.id);
                     }
                 }
-                Flow::Done(ReadOutcome::Detached) => self.pc = LookupPc::Walk,
+                Flow::Done(ReadOutcome::Detached) => {
+                    cx.world.relax();
+                    self.pc = LookupPc::Walk;
+                }
                 Flow::Done(ReadOutcome::Failed(why)) => return self.give_up(cx, why),
                 Flow::Again | Flow::Blocked { .. } => {}
             },
@@ -736,6 +739,7 @@ impl Op for LockVmaUnderRcu {
             }
             LookupPc::PutDetached(ref mut put) => {
                 if let Flow::Done(()) = put.step(cx) {
+                    cx.world.relax();
                     self.pc = LookupPc::Walk;
                 }
             }

@@ -199,6 +199,10 @@ pub trait World {
     #[inline(always)]
     fn wake(&mut self, _at: Word) {}
 
+    /// The task is about to look again at something that only another task can change.
+    #[inline(always)]
+    fn relax(&mut self) {}
+
     /// The task enters an RCU read section.
     #[inline(always)]
     fn rcu_read_lock(&mut self, _task: TaskId) {}

@@ -191,8 +191,8 @@ impl Page {
     fn claim_right(&mut self, survey: &Survey, name: &str, lockdep: Lockdep) {
         let columns = Column::all();
         let column = columns.iter().find(|c| c.name == name && c.lockdep == lockdep).expect("a column of that name");
-        let wrong = survey.wrong(column).count();
-        assert!(survey.complete && wrong == 0, "{name}: wrong in {wrong} rows");
+        let wrong: Vec<_> = survey.wrong(column).collect();
+        assert!(survey.complete && wrong.is_empty(), "{name}: wrong in {wrong:?}");
         self.say(&format!(
             "Proved in {} states of {} scenarios: with lockdep, {name} is silent for every holder and fires for everybody else.",
             survey.states,

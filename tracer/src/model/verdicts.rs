@@ -248,8 +248,9 @@ fn rows<M: Memory>(state: &State<M>) -> impl Iterator<Item = (Row, usize, VmaId,
         if matches!(task.running, Some(Running::MmapWriteLock(_) | Running::MmapReadLock(_) | Running::GiveUp(_))) {
             return None;
         }
-        // A VMA in the pool is nobody's to ask about.
-        if state.free & (1 << vma.0) != 0 {
+        // A VMA in the pool, or on its way out of it, is nobody's to ask about.
+        let initialised = |t: &TaskModel| t.vma == Some(vma) && matches!(t.running, Some(Running::Init(_)));
+        if state.free & (1 << vma.0) != 0 || state.tasks().iter().any(initialised) {
             return None;
         }
         let s = lock_state(state, who, vma);
