@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) kinds: &'static [&'static str],
     /// Does it read files of a directory?
     pub(crate) dir: bool,
+    /// May it be given a block device?
+    pub(crate) device: bool,
     /// Runs it.
     pub(crate) run: fn(&Opts) -> Result<Report>,
 }
@@ -44,6 +46,7 @@ pub(crate) const PLAIN: Entry = Entry {
     millis: 0,
     kinds: &[],
     dir: false,
+    device: false,
     run: |_| Ok(Report::default()),
 };
 
@@ -57,6 +60,7 @@ pub(crate) struct Opts {
     pub(crate) duration: Duration,
     pub(crate) kind: String,
     pub(crate) dir: String,
+    pub(crate) device: String,
     pub(crate) json: bool,
 }
 
@@ -77,6 +81,8 @@ fn table() -> impl Iterator<Item = &'static Entry> {
         crate::w_change::TABLE,
         crate::w_madvise::TABLE,
         crate::w_uffd::TABLE,
+        crate::w_swap::TABLE,
+        crate::w_contend::TABLE,
         crate::w_proc::TABLE,
         crate::w_net::TABLE,
         crate::w_time::TABLE,
@@ -188,6 +194,14 @@ fn subcommand(entry: &'static Entry) -> Command {
                 .help("Where its file is created; counts are exact on tmpfs and ramfs"),
         );
     }
+    if entry.device {
+        command = command.arg(
+            Arg::new("device")
+                .long("device")
+                .value_name("DEV")
+                .help("Block device to overwrite and use if no swap space is active"),
+        );
+    }
     command
         .arg(
             Arg::new("seed")
@@ -240,6 +254,7 @@ fn opts(sub: &ArgMatches) -> Opts {
         duration: Duration::from_millis(number("duration") as u64),
         kind: text("kind"),
         dir: text("dir"),
+        device: text("device"),
         json: sub.get_flag("json"),
     }
 }

@@ -269,7 +269,7 @@ fn handle(request: &[u8], answer: &mut Answer<'_>, disk: &Disk) -> Option<i32> {
             const KEEP_CACHE: u32 = 2;
             let direct = half(body, 0) & libc::O_DIRECT.cast_unsigned() != 0;
             answer.words(&[1]);
-            answer.halves(&[if direct { DIRECT } else { KEEP_CACHE }, 0]);
+            answer.halves(&[KEEP_CACHE | if direct { DIRECT } else { 0 }, 0]);
         }
         READ => {
             disk.reads.fetch_add(1, Ordering::Release);

@@ -7,6 +7,7 @@
 mod child;
 mod cli;
 mod fuse;
+mod hog;
 mod report;
 mod sys;
 mod team;
@@ -14,6 +15,7 @@ mod trap;
 mod uffd;
 mod w_basic;
 mod w_change;
+mod w_contend;
 mod w_file;
 mod w_fork;
 mod w_holder;
@@ -21,6 +23,7 @@ mod w_madvise;
 mod w_mixed;
 mod w_net;
 mod w_proc;
+mod w_swap;
 mod w_time;
 mod w_uffd;
 

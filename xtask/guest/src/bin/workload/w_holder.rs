@@ -1,12 +1,14 @@
 //! Tasks that wait for a known time, on locks that known tasks hold.
 //!
-//! No system call holds mmap_lock or a VMA lock for as long as one likes: the kernel drops them before it sleeps, for
-//! a missing userfaultfd page as for I/O. So a holder is made by taking the processor away: a task of real-time
-//! priority starts to spin on the holder's processor while the holder is inside a long operation under the lock, and
-//! the holder, of lower priority, stays there until the spinning ends.
+//! The kernel takes care not to sleep for long with these locks held: it drops them before it waits for a missing
+//! userfaultfd page, or for a page that is read. There are gaps: a write to a shared mapping of a file waits for the
+//! page's writeback under the VMA lock, and mmap of some files waits for it under mmap_lock. With a disk of our own
+//! that takes its time, both last as long as one likes. Without such a disk, a holder can still be made by taking the
+//! processor away: a task of real-time priority starts to spin on the holder's processor while that is inside a long
+//! operation under the lock.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread;
@@ -16,34 +18,40 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::cli::{Entry, Opts, PLAIN};
+use crate::fuse::SlowDisk;
+use crate::hog::{Hog, Throttle, realtime};
 use crate::report::Report;
-use crate::sys::{self, Mapping, impossible};
+use crate::sys::{self, Mapping, PAGE, impossible};
+use crate::uffd::{FEATURE_NONE, Mode, Uffd};
 use crate::{name_thread, pin};
 
 /// The workloads of this file.
 pub(crate) const TABLE: &[Entry] = &[Entry {
     name: "holder",
     about: "A task holds a lock for a known time while known tasks wait for it",
-    detail: "Kinds:\n\
-             read   the holder is in madvise(MADV_DONTNEED) of a large mapping: under the VMA's read lock on kernels \
-             that have this (6.18 and later), else under mmap_lock for reading;\n\
-             write  the holder is in mprotect of it: under mmap_lock for writing, the VMA write-locked.\n\
-             The holder's processor is taken away for --duration. Meanwhile the task `w-writer` calls mprotect on the \
-             same mapping, then `w-mmap` calls mmap, then `w-fault` touches a page of the mapping; each is seen to \
-             sleep before the next one starts. `waits` tells for each task whether it slept, and between which times \
-             (CLOCK_MONOTONIC) it was inside its call. The names are those of the threads in a trace; the holder is \
-             `w-holder`, the task that takes its processor `w-hog`. Needs two processors and root (real-time \
-             priority). Nothing else about its faults is exact.",
+    detail: "Kinds, by what the task `w-holder` does for --duration:\n\
+             read   is in madvise(MADV_DONTNEED) of a large mapping, its processor taken away by `w-hog`: under the \
+             VMA's read lock on kernels that have this (6.18 and later), else under mmap_lock for reading;\n\
+             write  is in mprotect of it, its processor taken away: under mmap_lock for writing, the VMA \
+             write-locked;\n\
+             fault  sleeps in a page fault, waiting for writeback to a slow disk: under the VMA's read lock;\n\
+             mmap   sleeps in mmap, waiting for writeback: under mmap_lock for writing;\n\
+             uffd   sleeps in a page fault that userfaultfd reports and nobody answers: it holds nothing.\n\
+             Meanwhile `w-writer` calls mprotect on the same mapping, then `w-mmap` calls mmap, then `w-fault` touches \
+             another page of the mapping. `waits` tells for each of them whether it slept, and between which times \
+             (CLOCK_MONOTONIC) it was inside its call; `hold_ns` between which times the hold is certain. The names \
+             are those of the threads in a trace.\n\
+             read and write need two processors and root (real-time priority), fault and mmap need FUSE and root.",
     threads: 0,
     pages: 16384,
     rounds: 0,
     millis: 2000,
-    kinds: &["read", "write"],
+    kinds: &["read", "write", "fault", "mmap", "uffd"],
     run: holder,
     ..PLAIN
 }];
 
-/// How a task is doing that shall wait.
+/// How a task is doing.
 #[derive(Debug, Default)]
 struct Task {
     tid: AtomicI32,
@@ -55,24 +63,23 @@ struct Task {
 }
 
 impl Task {
-    fn ready(&self, name: &str, cpu: usize) -> Result<()> {
+    /// Gets ready on a processor, waits for its turn, and makes its call.
+    fn run(
+        &self,
+        name: &str,
+        cpu: usize,
+        stop: &AtomicBool,
+        call: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         name_thread(name)?;
         pin(cpu)?;
         self.tid.store(sys::tid(), Ordering::Release);
-        Ok(())
-    }
-
-    fn wait_for_go(&self, stop: &AtomicBool) -> bool {
         while !self.go.load(Ordering::Acquire) {
             if stop.load(Ordering::Acquire) {
-                return false;
+                return Ok(());
             }
             thread::sleep(Duration::from_micros(200));
         }
-        true
-    }
-
-    fn timed(&self, call: impl FnOnce() -> Result<()>) -> Result<()> {
         self.begin.store(sys::now(), Ordering::Release);
         let result = call();
         self.end.store(sys::now(), Ordering::Release);
@@ -83,11 +90,15 @@ impl Task {
         self.begin.load(Ordering::Acquire) != 0 && self.end.load(Ordering::Acquire) == 0
     }
 
+    fn done(&self) -> bool {
+        self.end.load(Ordering::Acquire) != 0
+    }
+
     fn json(&self, role: &str, waits_for: &str, slept: bool) -> Value {
         json!({
             "role": role,
             "tid": self.tid.load(Ordering::Acquire),
-            "waits_for": waits_for,
+            "waits_for": if slept { waits_for } else { "" },
             "slept": slept,
             "begin_ns": self.begin.load(Ordering::Acquire),
             "end_ns": self.end.load(Ordering::Acquire),
@@ -95,68 +106,183 @@ impl Task {
     }
 }
 
-/// A task's `stat`, opened early so that looking at it later takes no lock.
+/// A task's `stat`, opened early: looking at it takes no lock of the mm.
 struct Stat(File);
 
 impl Stat {
-    fn of(tid: i32) -> Result<Self> {
-        let path = format!("/proc/self/task/{tid}/stat");
-        Ok(Self(File::open(&path).with_context(|| path.clone())?))
+    fn of(task: &Task) -> Result<Self> {
+        let path = format!("/proc/self/task/{}/stat", task.tid.load(Ordering::Acquire));
+        let stat = Self(File::open(&path).with_context(|| path.clone())?);
+        // The first read of a file in /proc costs most.
+        stat.state();
+        Ok(stat)
     }
 
-    /// Does it sleep where no signal wakes it, or, with a killable wait, only a deadly one?
-    fn sleeps(&self) -> bool {
+    /// R, S, D …
+    fn state(&self) -> u8 {
         let mut buffer = [0_u8; 128];
-        let Ok(n) = self.0.read_at(&mut buffer, 0) else {
-            return false;
-        };
+        let n = self.0.read_at(&mut buffer, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&buffer[..n]);
-        text.rsplit(") ").next().is_some_and(|s| s.starts_with('D'))
+        text.rsplit(") ")
+            .next()
+            .and_then(|s| s.bytes().next())
+            .unwrap_or(b'?')
     }
 }
 
-fn realtime(priority: i32) -> Result<()> {
-    let param = libc::sched_param {
-        sched_priority: priority,
+/// How a task comes to hold a lock.
+struct Act<'a> {
+    /// What it holds.
+    held: &'static str,
+    /// What the others work on: they mprotect its first page and touch its last one.
+    area: &'a Mapping,
+    /// What the holder does.
+    call: Box<dyn Fn() -> Result<()> + Sync + 'a>,
+    /// The task that takes the holder's processor, if it does not sleep by itself.
+    hog: Option<Hog>,
+    /// Ends the hold if it does not end by itself.
+    release: Box<dyn Fn() -> Result<()> + Sync + 'a>,
+    /// Told when the hold is to end.
+    until: Box<dyn Fn(u64) + Sync + 'a>,
+}
+
+const ALL: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+fn holder(opts: &Opts) -> Result<Report> {
+    let nothing = || Ok(());
+    match opts.kind.as_str() {
+        "fault" => {
+            let (disk, file, area) = dirty_file()?;
+            return play(
+                opts,
+                Act {
+                    held: "the VMA for reading",
+                    area: &area,
+                    call: Box::new(|| {
+                        sys::poke(area.page(1));
+                        Ok(())
+                    }),
+                    hog: None,
+                    release: Box::new(nothing),
+                    until: Box::new(|at| {
+                        disk.disk.write_until.store(at, Ordering::Release);
+                        // The writeback starts here and write-protects the page.
+                        // SAFETY: no memory is involved.
+                        unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+                        until(|| disk.disk.writes.load(Ordering::Acquire) > 0, 1000, NAP);
+                    }),
+                },
+            )?
+            .context("the holder did not sleep in its fault");
+        }
+        "mmap" => {
+            let (disk, _file, area) = dirty_file()?;
+            let direct = disk.open(libc::O_DIRECT)?;
+            let other = Mapping::anon(16)?;
+            other.write_all();
+            return play(
+                opts,
+                Act {
+                    held: "mmap_lock for writing",
+                    area: &other,
+                    call: Box::new(|| {
+                        // This makes the kernel drop the file's pages from its cache, and first write them.
+                        Mapping::file(&direct, area.len(), libc::PROT_READ, libc::MAP_PRIVATE).map(drop)
+                    }),
+                    hog: None,
+                    release: Box::new(nothing),
+                    until: Box::new(|at| disk.disk.write_until.store(at, Ordering::Release)),
+                },
+            )?
+            .context("the holder did not sleep in mmap");
+        }
+        "uffd" => {
+            let uffd = Uffd::new(FEATURE_NONE)?;
+            let area = Mapping::anon(16)?;
+            let source = Mapping::anon(1)?;
+            source.write_all();
+            for page in [0, 15] {
+                area.write(page);
+            }
+            uffd.register(&area, Mode::Missing)?;
+            return play(
+                opts,
+                Act {
+                    held: "nothing: a fault drops its lock before it waits for userfaultfd",
+                    area: &area,
+                    call: Box::new(|| {
+                        sys::poke(area.page(1));
+                        Ok(())
+                    }),
+                    hog: None,
+                    release: Box::new(|| uffd.copy(area.page(1), source.base())),
+                    until: Box::new(|_| ()),
+                },
+            )?
+            .context("the holder did not sleep in its fault");
+        }
+        _ => {}
+    }
+    hogged(opts)
+}
+
+/// A file of a slow disk, and a shared mapping of it of which one page is dirty.
+fn dirty_file() -> Result<(SlowDisk, std::os::fd::OwnedFd, Mapping)> {
+    const LEN: usize = 16 * PAGE;
+    let disk = SlowDisk::start(LEN)?;
+    let file = disk.open(0)?;
+    let area = Mapping::file(&file, LEN, ALL, libc::MAP_SHARED)?;
+    for page in 0..area.pages() {
+        area.read(page);
+    }
+    area.write(1);
+    Ok((disk, file, area))
+}
+
+/// The kinds that take the holder's processor away.
+fn hogged(opts: &Opts) -> Result<Report> {
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if cpus < 2 {
+        return Err(impossible(
+            "it needs two processors, one of which is taken from the holder; there is one",
+        ));
+    }
+    let write = opts.kind == "write";
+    let held = if write {
+        "mmap_lock for writing, and the VMA"
+    } else {
+        "the VMA for reading (6.18 and later), or mmap_lock for reading"
     };
-    // SAFETY: `param` outlives the call, which concerns this thread only.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) };
-    if result != 0 {
-        return Err(impossible(format!(
-            "{:#}: real-time priority needs root, or CAP_SYS_NICE",
-            sys::last("sched_setscheduler")
-        )));
-    }
-    Ok(())
-}
-
-/// Real-time tasks are normally stopped for a twentieth of each second.
-struct Throttle(Option<String>);
-
-const RT_RUNTIME: &str = "/proc/sys/kernel/sched_rt_runtime_us";
-
-impl Throttle {
-    fn off() -> Self {
-        let mut old = String::new();
-        let read = File::open(RT_RUNTIME).and_then(|mut f| f.read_to_string(&mut old));
-        if read.is_err() || std::fs::write(RT_RUNTIME, "-1").is_err() {
-            eprintln!(
-                "workload: {RT_RUNTIME} cannot be set: a long hold may be cut short by the kernel's throttling"
-            );
-            return Self(None);
+    const TRIES: usize = 50;
+    for _ in 0..TRIES {
+        let area = Mapping::anon(opts.pages.max(16))?;
+        // The last page stays untouched for the fault.
+        let most = area.pages() - 1;
+        for page in 0..most {
+            area.write(page);
         }
-        Self(Some(old))
-    }
-}
-
-impl Drop for Throttle {
-    fn drop(&mut self) {
-        if let Some(old) = &self.0
-            && let Err(error) = std::fs::write(RT_RUNTIME, old)
-        {
-            eprintln!("workload: setting {RT_RUNTIME} back to {}: {error}", old.trim());
+        let _throttle = Throttle::off();
+        let act = Act {
+            held,
+            area: &area,
+            call: Box::new(|| {
+                if write {
+                    area.protect(0, most, libc::PROT_READ)
+                } else {
+                    area.advise_part(0, most, libc::MADV_DONTNEED)
+                }
+            }),
+            hog: Some(Hog::default()),
+            release: Box::new(|| Ok(())),
+            until: Box::new(|_| ()),
+        };
+        if let Some(report) = play(opts, act)? {
+            return Ok(report);
         }
     }
+    bail!(
+        "the holder was not caught inside its call in {TRIES} tries; use more --pages so that it stays there longer"
+    )
 }
 
 /// What all tasks share.
@@ -167,16 +293,11 @@ struct Scene {
     writer: Task,
     mapper: Task,
     faulter: Task,
-    hog_tid: AtomicI32,
-    /// Until when the hog spins; 0: it sleeps.
-    hog_until: AtomicU64,
-    hog_runs: AtomicBool,
 }
 
 impl Scene {
-    /// Runs a task; if it fails all stop, since the others would wait for it.
-    fn stopping(&self, task: impl FnOnce() -> Result<()>) -> Result<()> {
-        let result = task();
+    /// If a task fails all stop, since the others would wait for it.
+    fn stopping(&self, result: Result<()>) -> Result<()> {
         if result.is_err() {
             self.stop.store(true, Ordering::Release);
         }
@@ -184,142 +305,67 @@ impl Scene {
     }
 }
 
-fn holder(opts: &Opts) -> Result<Report> {
-    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if cpus < 2 {
-        return Err(impossible(
-            "it needs two processors, one of which is taken from the holder; there is one",
-        ));
-    }
-    const TRIES: usize = 50;
-    for _ in 0..TRIES {
-        if let Some(report) = attempt(opts)? {
-            return Ok(report);
-        }
-    }
-    bail!(
-        "the holder was not caught inside its call in {TRIES} tries; use more --pages so that it stays there longer"
-    )
-}
-
-/// One try. `None` if the holder was not inside its call when its processor was taken.
-fn attempt(opts: &Opts) -> Result<Option<Report>> {
-    let area = Mapping::anon(opts.pages)?;
-    // The last page stays untouched for the fault.
-    for page in 0..area.pages() - 1 {
-        area.write(page);
-    }
+/// Has the holder hold and the others wait. `None` if the holder was not inside its call when it should be.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "an act is played once: its hog cannot be used again"
+)]
+fn play(opts: &Opts, act: Act<'_>) -> Result<Option<Report>> {
     let scene = Scene::default();
-    let throttle = Throttle::off();
+    let Scene { stop, .. } = &scene;
     let report = thread::scope(|scope| {
+        let (scene, act) = (&scene, &act);
         let mut handles = Vec::new();
-        handles.push(scope.spawn(|| scene.stopping(|| hog(&scene))));
-        handles.push(scope.spawn(|| scene.stopping(|| hold(&scene, &area, opts.kind == "write"))));
-        handles.push(scope.spawn(|| {
-            scene.writer.ready("w-writer", 0)?;
-            if scene.writer.wait_for_go(&scene.stop) {
-                let all = libc::PROT_READ | libc::PROT_WRITE;
-                scene.writer.timed(|| area.protect(0, 1, libc::PROT_READ))?;
-                area.protect(0, 1, all)?;
-            }
-            Ok(())
+        if let Some(hog) = &act.hog {
+            handles.push(scope.spawn(|| scene.stopping(hog.run(1, stop))));
+        }
+        handles.push(scope.spawn(move || {
+            let realtime = if act.hog.is_some() { realtime(10) } else { Ok(()) };
+            let cpu = usize::from(act.hog.is_some());
+            scene.stopping(realtime.and_then(|()| scene.holder.run("w-holder", cpu, stop, &act.call)))
         }));
-        handles.push(scope.spawn(|| {
-            scene.mapper.ready("w-mmap", 0)?;
-            if scene.mapper.wait_for_go(&scene.stop) {
-                scene.mapper.timed(|| Mapping::anon(1)?.unmap())?;
-            }
-            Ok(())
+        handles.push(scope.spawn(move || {
+            let protect = || act.area.protect(0, 1, libc::PROT_READ);
+            scene.stopping(scene.writer.run("w-writer", 0, stop, protect))
         }));
-        handles.push(scope.spawn(|| {
-            scene.faulter.ready("w-fault", 0)?;
-            if scene.faulter.wait_for_go(&scene.stop) {
-                scene.faulter.timed(|| {
-                    area.write(area.pages() - 1);
-                    Ok(())
-                })?;
-            }
-            Ok(())
+        handles.push(scope.spawn(move || {
+            let map = || Mapping::anon(1)?.unmap();
+            scene.stopping(scene.mapper.run("w-mmap", 0, stop, map))
         }));
-        let directed = direct(opts, &scene);
-        scene.stop.store(true, Ordering::Release);
-        scene.hog_until.store(1, Ordering::Release);
+        handles.push(scope.spawn(move || {
+            let touch = || {
+                act.area.write(act.area.pages() - 1);
+                Ok(())
+            };
+            scene.stopping(scene.faulter.run("w-fault", 0, stop, touch))
+        }));
+        let directed = direct(opts, scene, act);
+        stop.store(true, Ordering::Release);
+        if !matches!(directed, Ok(Some(_))) {
+            // Whoever sleeps must be woken, whatever went wrong.
+            if let Some(hog) = &act.hog {
+                hog.until.store(1, Ordering::Release);
+            }
+            (act.until)(1);
+            drop((act.release)());
+        }
         for handle in handles {
             handle.join().map_err(|_| anyhow!("a task panicked"))??;
         }
         directed
     })?;
-    drop(throttle);
     Ok(report.map(|mut report| {
-        let tids = [&scene.holder, &scene.writer, &scene.mapper, &scene.faulter];
-        report.tids = tids.iter().map(|t| t.tid.load(Ordering::Acquire)).collect();
-        let slept: Vec<bool> = report
-            .more
-            .get("slept")
-            .and_then(Value::as_array)
-            .map(|a| a.iter().map(|v| v == true).collect())
-            .unwrap_or_default();
-        report.more.remove("slept");
-        let slept = |i: usize| slept.get(i).copied().unwrap_or(false);
-        let held = if opts.kind == "write" {
-            "mmap_lock for writing, and the VMA"
-        } else {
-            "the VMA for reading (6.18 and later), or mmap_lock for reading"
-        };
+        let tasks = [&scene.holder, &scene.writer, &scene.mapper, &scene.faulter];
+        report.tids = tasks.iter().map(|t| t.tid.load(Ordering::Acquire)).collect();
         report.set("kind", opts.kind.clone());
-        report.set("held", held);
-        report.set("vma_start", area.base());
-        report.set("vma_end", area.base() + area.len());
-        report.set("hog_tid", scene.hog_tid.load(Ordering::Acquire));
-        report.set("holder", scene.holder.json("w-holder", "", false));
-        report.set(
-            "waits",
-            json!([
-                scene.writer.json("w-writer", "w-holder", slept(0)),
-                scene.mapper.json("w-mmap", "w-writer", slept(1)),
-                scene.faulter.json("w-fault", "w-writer", slept(2)),
-            ]),
-        );
+        report.set("held", act.held);
+        report.set("vma_start", act.area.base());
+        report.set("vma_end", act.area.base() + act.area.len());
+        if let Some(hog) = &act.hog {
+            report.set("hog_tid", hog.tid.load(Ordering::Acquire));
+        }
         report
     }))
-}
-
-/// The task that takes the holder's processor.
-fn hog(scene: &Scene) -> Result<()> {
-    name_thread("w-hog")?;
-    pin(1)?;
-    realtime(20)?;
-    scene.hog_tid.store(sys::tid(), Ordering::Release);
-    loop {
-        let until = scene.hog_until.load(Ordering::Acquire);
-        if until != 0 {
-            scene.hog_runs.store(true, Ordering::Release);
-            while sys::now() < scene.hog_until.load(Ordering::Acquire) {
-                std::hint::spin_loop();
-            }
-            return Ok(());
-        }
-        if scene.stop.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_micros(100));
-    }
-}
-
-/// The holder.
-fn hold(scene: &Scene, area: &Mapping, write: bool) -> Result<()> {
-    realtime(10)?;
-    scene.holder.ready("w-holder", 1)?;
-    if !scene.holder.wait_for_go(&scene.stop) {
-        return Ok(());
-    }
-    scene.holder.timed(|| {
-        if write {
-            area.protect(0, area.pages() - 1, libc::PROT_READ)
-        } else {
-            area.advise_part(0, area.pages() - 1, libc::MADV_DONTNEED)
-        }
-    })
 }
 
 /// Waits until something holds, for at most so long.
@@ -341,60 +387,59 @@ fn until(what: impl Fn() -> bool, millis: u64, nap: Duration) -> bool {
 }
 
 const NAP: Duration = Duration::from_micros(100);
+const NO_NAP: Duration = Duration::ZERO;
 
-fn direct(opts: &Opts, scene: &Scene) -> Result<Option<Report>> {
+/// Starts one after the other, and looks whether each sleeps.
+fn direct(opts: &Opts, scene: &Scene, act: &Act<'_>) -> Result<Option<Report>> {
     pin(0)?;
-    let tasks = [&scene.writer, &scene.mapper, &scene.faulter];
-    let all = [&scene.holder, tasks[0], tasks[1], tasks[2]];
+    let others = [&scene.writer, &scene.mapper, &scene.faulter];
+    let all = [&scene.holder, others[0], others[1], others[2]];
     let ready = |tid: &AtomicI32| {
         let up = || tid.load(Ordering::Acquire) != 0;
         until(|| up() || scene.stop.load(Ordering::Acquire), 5000, NAP) && up()
     };
-    if !all.iter().all(|t| ready(&t.tid)) || !ready(&scene.hog_tid) {
+    if !all.iter().all(|t| ready(&t.tid)) || !act.hog.as_ref().is_none_or(|h| ready(&h.tid)) {
         // The task itself says why.
         return Ok(None);
     }
-    let stats: Vec<Stat> = tasks
-        .iter()
-        .map(|t| Stat::of(t.tid.load(Ordering::Acquire)))
-        .collect::<Result<_>>()?;
-    for stat in &stats {
-        // The first read of a file in /proc costs most.
-        stat.sleeps();
-    }
-    let duration = u64::try_from(opts.duration.as_nanos()).unwrap_or(u64::MAX / 2);
+    let holder = Stat::of(&scene.holder)?;
+    let stats: Vec<Stat> = others.iter().map(|t| Stat::of(t)).collect::<Result<_>>()?;
+    let long = u64::try_from(opts.duration.as_nanos()).unwrap_or(u64::MAX / 2);
+    let begin = sys::now();
+    let end = begin + long;
+    (act.until)(end);
     scene.holder.go.store(true, Ordering::Release);
-    if !until(
-        || scene.holder.begin.load(Ordering::Acquire) != 0,
-        5000,
-        Duration::ZERO,
-    ) {
+    if !until(|| scene.holder.begin.load(Ordering::Acquire) != 0, 5000, NO_NAP) {
         return Ok(None);
     }
-    let begin = sys::now();
-    scene.hog_until.store(begin + duration, Ordering::Release);
-    if !until(|| scene.hog_runs.load(Ordering::Acquire), 1000, Duration::ZERO) || !scene.holder.inside() {
+    if let Some(hog) = &act.hog {
+        hog.until.store(end, Ordering::Release);
+        until(|| hog.runs.load(Ordering::Acquire), 1000, NO_NAP);
+    } else {
+        until(|| matches!(holder.state(), b'D' | b'S'), 1000, NAP);
+    }
+    if !scene.holder.inside() {
         return Ok(None);
     }
     let caught = sys::now();
+    let holds = !act.held.starts_with("nothing");
     let mut slept = Vec::new();
-    for (task, stat) in tasks.iter().zip(&stats) {
+    for (task, stat) in others.iter().zip(&stats) {
         task.go.store(true, Ordering::Release);
-        let mut asleep = until(|| task.inside() && stat.sleeps(), 50, NAP);
+        let sleeps = || task.inside() && stat.state() == b'D';
+        let mut asleep = until(|| sleeps() || task.done(), 100, NAP);
         // Not just for a moment.
-        asleep &= {
-            thread::sleep(Duration::from_millis(1));
-            task.inside() && stat.sleeps()
-        };
-        if slept.is_empty() && !asleep {
+        thread::sleep(Duration::from_millis(2));
+        asleep &= sleeps();
+        if slept.is_empty() && !asleep && holds {
             // The holder was before or after its lock.
             return Ok(None);
         }
         slept.push(asleep);
     }
-    sys::sleep_until(begin + duration);
-    let done = || all.iter().all(|t| t.end.load(Ordering::Acquire) != 0);
-    if !until(done, 10_000, NAP) {
+    sys::sleep_until(end);
+    (act.release)()?;
+    if !until(|| all.iter().all(|t| t.done()), 10_000, NAP) {
         bail!("the tasks did not come back within 10 s after the hold");
     }
     let mut report = Report {
@@ -402,7 +447,16 @@ fn direct(opts: &Opts, scene: &Scene) -> Result<Option<Report>> {
         end_ns: sys::now(),
         ..Report::default()
     };
-    report.set("slept", slept);
-    report.set("hold_ns", json!([caught, begin + duration]));
+    report.set("hold_ns", json!([caught, end]));
+    report.set("holder", scene.holder.json("w-holder", "", act.hog.is_none()));
+    let blocker = if slept[0] { "w-writer" } else { "w-holder" };
+    report.set(
+        "waits",
+        json!([
+            scene.writer.json("w-writer", "w-holder", slept[0]),
+            scene.mapper.json("w-mmap", blocker, slept[1]),
+            scene.faulter.json("w-fault", blocker, slept[2]),
+        ]),
+    );
     Ok(Some(report))
 }
