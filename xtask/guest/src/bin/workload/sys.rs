@@ -73,6 +73,27 @@ impl Mapping {
         )
     }
 
+    /// Private anonymous memory whose page tables hold nothing else.
+    pub(crate) fn anon_apart(pages: usize) -> Result<Self> {
+        // One page table holds 2 MiB.
+        const TABLE: usize = 2 << 20;
+        let len = (pages * PAGE).next_multiple_of(TABLE);
+        let whole = Self::anon((len + TABLE) / PAGE)?;
+        let base = whole.base.next_multiple_of(TABLE);
+        let [head, tail] = [base - whole.base, whole.base + TABLE - base];
+        std::mem::forget(whole);
+        for (at, len) in [(base - head, head), (base + len, tail)] {
+            if len > 0 {
+                unmap_at(at, len)?;
+            }
+        }
+        let room = Self { base, len };
+        if len > pages * PAGE {
+            room.protect(pages, len / PAGE - pages, libc::PROT_NONE)?;
+        }
+        Ok(room)
+    }
+
     /// Anonymous memory that children share.
     pub(crate) fn shared(pages: usize) -> Result<Self> {
         Self::map(

@@ -29,6 +29,27 @@ impl Phase {
     }
 }
 
+/// Has the work of some thread failed?
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+const OTHER: &str = "another thread failed";
+
+/// Fails if the work of another thread has: for loops that wait for one.
+pub(crate) fn others_work() -> Result<()> {
+    if FAILED.load(Ordering::Relaxed) {
+        bail!(OTHER);
+    }
+    Ok(())
+}
+
+/// Notes a failure for [`others_work`].
+fn noting<T>(result: Result<T>) -> Result<T> {
+    if result.is_err() {
+        FAILED.store(true, Ordering::Relaxed);
+    }
+    result
+}
+
 /// What a thread hands back.
 struct Done {
     tid: i32,
@@ -126,9 +147,21 @@ pub(crate) fn measure<S>(
         }
         Ok(results)
     })?;
+    // The first cause comes first: others fail because of it.
+    let mut results: Vec<_> = results
+        .into_iter()
+        .enumerate()
+        .map(|(index, result)| result.with_context(|| format!("thread {index}")))
+        .collect();
+    if let Some(first) = results
+        .iter()
+        .position(|r| r.as_ref().is_err_and(|e| e.root_cause().to_string() != OTHER))
+    {
+        results.swap(0, first);
+    }
     let mut by_thread = Vec::new();
-    for (index, result) in results.into_iter().enumerate() {
-        let done = result.with_context(|| format!("thread {index}"))?;
+    for result in results {
+        let done = result?;
         report.tids.push(done.tid);
         report.counts.merge(&done.counts);
         by_thread.push((done.counts.faults(), done.counted.all()));
@@ -158,8 +191,9 @@ fn member<S>(
     let mut dry = Ok(());
     if !stopped() {
         dry = prepare(index, Phase::Dry)
-            .and_then(|mut state| work(&mut state, &mut Counts::default()))
+            .and_then(|mut state| noting(work(&mut state, &mut Counts::default())))
             .context("dry run");
+        dry = noting(dry);
     }
     gate.wait();
     let mut prepared = dry.and_then(|()| prepare(index, Phase::Real).context("preparing"));
@@ -173,7 +207,7 @@ fn member<S>(
     let before = Faults::of(libc::RUSAGE_THREAD);
     gate.wait();
     let worked = match &mut prepared {
-        Ok(state) if !stopped() => work(state, &mut counts),
+        Ok(state) if !stopped() => noting(work(state, &mut counts)),
         _ => Ok(()),
     };
     let counted = Faults::of(libc::RUSAGE_THREAD).since(before);

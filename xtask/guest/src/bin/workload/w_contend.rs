@@ -8,7 +8,7 @@ use crate::Random;
 use crate::cli::{Entry, Opts, PLAIN};
 use crate::report::{Count, Counts, Report};
 use crate::sys::{self, Mapping, PAGE};
-use crate::team::{Phase, measure};
+use crate::team::{Phase, measure, others_work};
 use crate::trap;
 
 /// The workloads of this file.
@@ -85,6 +85,7 @@ fn writer(opts: &Opts) -> Result<Report> {
                 if left.load(Ordering::Acquire) == 0 {
                     return Ok(());
                 }
+                others_work()?;
             }
         },
         |_| Ok(()),
@@ -142,21 +143,23 @@ fn detach(opts: &Opts) -> Result<Report> {
 }
 
 /// Waits until some other thread has written once more, so that every change meets somebody.
-fn wait_for_a_store(stores: &AtomicUsize) {
+fn wait_for_a_store(stores: &AtomicUsize) -> Result<()> {
     let before = stores.load(Ordering::Acquire);
     while stores.load(Ordering::Acquire) == before {
+        others_work()?;
         std::thread::yield_now();
     }
+    Ok(())
 }
 
 fn churn(area: &Mapping, rounds: usize, gap: bool, stores: &AtomicUsize, counts: &mut Counts) -> Result<()> {
     for round in 0..rounds {
-        wait_for_a_store(stores);
+        wait_for_a_store(stores)?;
         if gap {
             sys::unmap_at(area.base(), area.pages() * PAGE)?;
             counts.add(Count::Munmap, 1);
             if round % 4 == 0 {
-                wait_for_a_store(stores);
+                wait_for_a_store(stores)?;
             }
         }
         sys::map_over(area.base(), area.len(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)?;

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -101,6 +102,11 @@ impl Link {
         )?;
         option(&sender, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1, "SO_ZEROCOPY")?;
         sender.set_nodelay(true).context("TCP_NODELAY")?;
+        // If the other thread fails nothing comes any more.
+        for end in [&sender, &receiver] {
+            end.set_read_timeout(Some(Duration::from_secs(20)))
+                .context("SO_RCVTIMEO")?;
+        }
         let fd = receiver.as_raw_fd();
         let len = pages * PAGE;
         let window = Mapping::map(len, libc::PROT_READ, libc::MAP_SHARED, fd)

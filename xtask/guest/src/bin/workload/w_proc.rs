@@ -2,14 +2,14 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::cli::{Entry, Opts, PLAIN};
 use crate::report::{Count, Counts, Report};
 use crate::sys::{self, Mapping, PAGE, impossible};
-use crate::team::{Phase, measure};
+use crate::team::{Phase, measure, others_work};
 
 /// The workloads of this file.
 pub(crate) const TABLE: &[Entry] = &[
@@ -18,7 +18,7 @@ pub(crate) const TABLE: &[Entry] = &[
         about: "A thread reads /proc/PID/maps or smaps while others change the mappings",
         detail: "The first thread opens the file of --kind and reads it to its end, --rounds times. The others map \
                  --pages pages, write them, mprotect the first, unmap all, and twice mprotect a page of a mapping that \
-                 they share, again and again until the reader is done. proc_opens, proc_reads (read calls, the last \
+                 they share, again and again until the reader is done, at least once for each pass. proc_opens, proc_reads (read calls, the last \
                  empty one of each pass included) and map_lines (mappings seen) are the reader's; touches, mmap_calls, \
                  munmap_calls and mprotect_calls the others'.",
         threads: 3,
@@ -48,6 +48,8 @@ struct World {
     shared: Mapping,
     /// Stays as it is.
     steady: Mapping,
+    /// Changes that the others have made.
+    changes: AtomicUsize,
     done: AtomicBool,
 }
 
@@ -59,8 +61,19 @@ impl World {
         Ok(Self {
             shared,
             steady,
+            changes: AtomicUsize::new(0),
             done: AtomicBool::new(false),
         })
+    }
+
+    /// Waits until the others have changed something once more, so that the reader meets changes.
+    fn wait_for_a_change(&self) -> Result<()> {
+        let before = self.changes.load(Ordering::Acquire);
+        while self.changes.load(Ordering::Acquire) == before {
+            others_work()?;
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// One thread's changes, until the reader is done.
@@ -77,6 +90,7 @@ impl World {
             self.shared.protect(2 * index, 1, libc::PROT_READ)?;
             self.shared.protect(2 * index, 1, all)?;
             counts.add(Count::Mprotect, 3);
+            self.changes.fetch_add(1, Ordering::Release);
             area.unmap()?;
             counts.add(Count::Munmap, 1);
         }
@@ -170,6 +184,7 @@ fn proc_maps(opts: &Opts) -> Result<Report> {
             }
             let _done = Done(&world.done);
             for _ in 0..*rounds {
+                world.wait_for_a_change()?;
                 file.pass(counts)?;
             }
             Ok(())
@@ -238,6 +253,9 @@ fn procmap_query(opts: &Opts) -> Result<Report> {
             // No mapping of a process begins below 64 KiB.
             const NEVER: usize = PAGE;
             for at in 0..*rounds {
+                if at % 8 == 0 {
+                    world.wait_for_a_change()?;
+                }
                 let found = match at % 3 {
                     0 => {
                         query(file, world.steady.base(), 0)?.is_some_and(|start| start <= world.steady.base())
