@@ -1,8 +1,9 @@
 //! The command line: one subcommand for each workload, all made from one table.
 
+use std::io::{self, Write as _};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::Value;
 
@@ -69,7 +70,7 @@ pub(crate) enum Parsed {
     /// Run this.
     Run(&'static Entry, Opts),
     /// All done.
-    Done,
+    Done(io::Result<()>),
 }
 
 fn table() -> impl Iterator<Item = &'static Entry> {
@@ -101,10 +102,20 @@ fn command() -> Command {
     let mut command = Command::new("workload")
         .about("Known numbers of operations on the locks that tracer watches")
         .after_help(
-            "Every workload prints what it did as the kernel must have seen it, between begin_ns and end_ns \
-             (CLOCK_MONOTONIC),\nduring which none of its threads did anything else. If the kernel's own count of \
-             faults differs where it must not, it\nfails.\n\nExit status: 0 done, 1 failed, 2 usage, 3 not possible \
-             on this kernel or with these privileges.\n\nExample: workload mixed --threads 4 --rounds 8 --json",
+            "Every workload prints what it did as the kernel must have seen it. The main keys of its JSON:\n  \
+             begin_ns, end_ns   the measured part (CLOCK_MONOTONIC); its threads do nothing else in it\n  \
+             pid, tids          the process, and its threads that did the work, in order of their index\n  \
+             faults             page faults that the threads made, in all; by_thread has them one by one\n  \
+             touches, ..._faults  the same by kind: first touches, wp_faults, file_faults, ...\n  \
+             signals            accesses that ended in SIGSEGV or SIGBUS; not among the faults\n  \
+             ru_minflt, ru_majflt  faults as the kernel counted them over the measured part\n  \
+             exact              they must be equal; if they are not the workload fails\n  \
+             mmap_write_locks   how often mmap_lock of this process was taken for writing\n  \
+             ..._calls, forks   how often each call was made\n  \
+             children           of forks: pid, faults made on purpose, faults counted from fork to exit\n\n\
+             Huge pages are off (PR_SET_THP_DISABLE): one touch is one fault.\n\n\
+             Exit status: 0 done, 1 failed, 2 usage, 3 not possible on this kernel or with these privileges.\n\n\
+             Example: workload mixed --threads 4 --rounds 8 --json",
         )
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_value_name("NAME")
@@ -219,8 +230,7 @@ pub(crate) fn parse() -> Parsed {
     let mut command = command();
     let matches = command.get_matches_mut();
     if matches.get_flag("list") {
-        list(matches.get_flag("json"));
-        return Parsed::Done;
+        return Parsed::Done(list(matches.get_flag("json")));
     }
     let found = matches
         .subcommand()
@@ -259,28 +269,88 @@ fn opts(sub: &ArgMatches) -> Opts {
     }
 }
 
-fn list(json: bool) {
+fn list(json: bool) -> io::Result<()> {
+    let mut text = String::new();
     if json {
         let all: Vec<Value> = table()
             .map(|e| serde_json::json!({"name": e.name, "about": e.about}))
             .collect();
-        println!("{}", Value::Array(all));
-        return;
+        text = format!("{}\n", Value::Array(all));
+    } else {
+        for entry in table() {
+            text.push_str(&format!("{:<18} {}\n", entry.name, entry.about));
+        }
     }
-    for entry in table() {
-        println!("{:<18} {}", entry.name, entry.about);
+    write(&text)
+}
+
+/// Prints a result, as JSON or for people. A reader that has gone away is no failure.
+pub(crate) fn print(json: &Value, as_json: bool) -> Result<()> {
+    let mut text = String::new();
+    if as_json {
+        text = format!("{json}\n");
+    } else {
+        for (key, value) in json.as_object().into_iter().flatten() {
+            match value {
+                _ if key == "by_thread" => {}
+                Value::String(word) => text.push_str(&format!("{key:<20} {word}\n")),
+                other => text.push_str(&format!("{key:<20} {other}\n")),
+            }
+        }
+    }
+    write(&text).context("writing the result")
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
     }
 }
 
-/// Prints a result for people.
-pub(crate) fn print(json: &Value) {
-    for (key, value) in json.as_object().into_iter().flatten() {
-        if key == "by_thread" {
-            continue;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_has_a_name_of_its_own_and_says_what_it_does() {
+        command().debug_assert();
+        let mut names: Vec<_> = table().map(|e| e.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(count, names.len(), "two workloads have one name");
+        for entry in table() {
+            assert!(
+                !entry.about.is_empty() && !entry.about.ends_with('.'),
+                "{}",
+                entry.name
+            );
+            assert!(entry.detail.len() > entry.about.len() / 2, "{}", entry.name);
+            let help = subcommand(entry).render_long_help().to_string();
+            assert!(
+                help.contains(&format!("Example: workload {}", entry.name)),
+                "{help}"
+            );
         }
-        match value {
-            Value::String(text) => println!("{key:<20} {text}"),
-            other => println!("{key:<20} {other}"),
-        }
+    }
+
+    #[test]
+    fn options_that_a_workload_lacks_are_refused() {
+        let parse = |words: &[&str]| command().try_get_matches_from(words).is_ok();
+        assert!(parse(&[
+            "workload",
+            "anon",
+            "--threads",
+            "3",
+            "--seed",
+            "7",
+            "--json"
+        ]));
+        assert!(parse(&["workload", "--list", "--json"]));
+        assert!(!parse(&["workload", "anon", "--threads", "0"]));
+        assert!(!parse(&["workload", "anon", "--duration", "5"]));
+        assert!(!parse(&["workload", "no-such-workload"]));
     }
 }

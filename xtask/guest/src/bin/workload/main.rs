@@ -39,7 +39,11 @@ const IMPOSSIBLE: u8 = 3;
 fn main() -> ExitCode {
     let (entry, opts) = match cli::parse() {
         cli::Parsed::Run(entry, opts) => (entry, opts),
-        cli::Parsed::Done => return ExitCode::SUCCESS,
+        cli::Parsed::Done(Ok(())) => return ExitCode::SUCCESS,
+        cli::Parsed::Done(Err(error)) => {
+            eprintln!("workload: writing the list: {error}");
+            return ExitCode::FAILURE;
+        }
     };
     match run(entry, &opts) {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,12 +73,7 @@ fn run(entry: &cli::Entry, opts: &cli::Opts) -> Result<()> {
     json["pages"] = opts.pages.into();
     json["rounds"] = opts.rounds.into();
     json["seed"] = opts.seed.into();
-    if opts.json {
-        println!("{json}");
-    } else {
-        cli::print(&json);
-    }
-    Ok(())
+    cli::print(&json, opts.json)
 }
 
 /// Starts this program anew without restartable sequences.

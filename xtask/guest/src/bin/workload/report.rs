@@ -216,3 +216,38 @@ impl Report {
         Value::Object(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_where_their_names_are() {
+        for (at, (count, _, _)) in Count::ALL.iter().enumerate() {
+            assert_eq!(*count as usize, at);
+        }
+    }
+
+    #[test]
+    fn faults_and_write_locks_are_sums_of_what_was_done() {
+        let mut counts = Counts::default();
+        counts.add(Count::Touches, 3);
+        counts.add(Count::WpFaults, 2);
+        counts.add(Count::Signals, 5);
+        counts.add(Count::Mmap, 1);
+        counts.add(Count::Madvise, 4);
+        counts.add(Count::MadviseWrite, 1);
+        let mut twice = counts.clone();
+        twice.merge(&counts);
+        assert_eq!((counts.faults(), twice.faults()), (5, 10));
+        assert_eq!((counts.mmap_writes(), twice.mmap_writes()), (2, 4));
+        let json = Report {
+            counts,
+            ..Report::default()
+        }
+        .json("x");
+        assert_eq!(json["touches"], 3);
+        assert_eq!(json["munmap_calls"], 0, "the usual counts are always there");
+        assert!(json.get("uffd_copy_calls").is_none());
+    }
+}
