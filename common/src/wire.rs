@@ -191,5 +191,7 @@ pub struct SiteCounters {
     pub hits: u64,
     /// Events of it that found the ring buffer full.
     pub dropped: u64,
+    /// Skipped runs of its second program that lost nothing, since the first one had run.
+    pub spared: u64,
 }
-const _: () = assert!(size_of::<SiteCounters>() == 16);
+const _: () = assert!(size_of::<SiteCounters>() == 24);

@@ -38,10 +38,15 @@ const BPF_RB_RING_SIZE: u64 = 1;
 /// A program may be interrupted by another one on the same CPU, so counting is atomic even per CPU.
 #[inline(always)]
 fn count(counter: *mut u64) -> u64 {
+    add(counter, 1)
+}
+
+#[inline(always)]
+fn add(counter: *mut u64, number: u64) -> u64 {
     // SAFETY: `counter` points into a map value of this CPU, which lives as long as the program.
     // The strongest order, since LLVM makes of a relaxed one the instruction that does not return the
     // old value. The intrinsic, because core offers no `AtomicU64::fetch_add` on a target without compare-and-swap.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, number) }
 }
 
 /// Takes the number of the next event on this CPU.
@@ -101,6 +106,15 @@ unsafe fn stamp(header: *mut Header, kind: Kind, site: u32, flags: u16, task: &T
         (*header).site = site;
         // Cannot fail for a buffer of this size; it zeroes the rest itself.
         bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+    }
+}
+
+/// Counts skipped runs that lost nothing.
+#[inline(always)]
+pub(crate) fn spared(site: u32, runs: u64) {
+    if let Some(site) = SITES.get_ptr_mut(site) {
+        // SAFETY: the map gave a valid pointer.
+        add(unsafe { &raw mut (*site).spared }, runs);
     }
 }
 

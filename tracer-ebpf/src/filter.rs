@@ -10,6 +10,8 @@ use aya_ebpf::{
 };
 use tracer_common::wire::{COMM_LEN, Kind};
 
+use crate::twice;
+
 /// Kinds to record, one bit by number.
 #[unsafe(no_mangle)]
 static FILTER_KINDS: Global<u64> = Global::new(u64::MAX);
@@ -46,9 +48,9 @@ pub(crate) struct Task {
     pub(crate) tid: u32,
 }
 
-/// Whether an event of that kind by the current task is wanted.
+/// Whether the user wants an event of that kind by the current task.
 #[inline(always)]
-pub(crate) fn wanted(kind: Kind) -> Option<Task> {
+fn passes(kind: Kind) -> Option<Task> {
     if FILTER_KINDS.load() & (1 << kind as u8) == 0 {
         return None;
     }
@@ -75,4 +77,17 @@ pub(crate) fn wanted(kind: Kind) -> Option<Task> {
         }
     }
     Some(Task { pid, tid })
+}
+
+/// Whether an event of that kind by the current task is wanted, and this program is the one to make it;
+/// see [`crate::twice`].
+#[inline(always)]
+pub(crate) fn wanted<const AGAIN: bool>(kind: Kind, site: u32) -> Option<Task> {
+    let task = passes(kind)?;
+    if AGAIN {
+        (!twice::was_done(task.tid, site)).then_some(task)
+    } else {
+        twice::done(task.tid, site);
+        Some(task)
+    }
 }

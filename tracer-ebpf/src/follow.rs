@@ -31,24 +31,25 @@ fn ids(task: u64) -> Option<(u32, u32)> {
     Some((pid, tgid))
 }
 
-/// `sched_process_fork(parent, child)`
-#[btf_tracepoint(function = "sched_process_fork")]
-pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
+twice!(btf_tracepoint("sched_process_fork") follow_fork, follow_fork_again, BtfTracePointContext => on_fork);
+/// `sched_process_fork(parent, child)`; doing it twice does no harm.
+#[inline(always)]
+fn on_fork<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
     let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
     if PIDS.get_ptr(parent).is_none() {
         return 0;
     }
-    let Some((_, tgid)) = ids(arg::<1>(&ctx)) else {
+    let Some((_, tgid)) = ids(arg::<1>(ctx)) else {
         return 0;
     };
     if tgid == parent {
         return 0;
     }
     if PIDS.insert(tgid, 1, 0).is_ok() {
-        debug!(&ctx, "following process {}, a child of {}", tgid, parent);
+        debug!(ctx, "following process {}, a child of {}", tgid, parent);
     } else {
         // The map is full: this process goes untraced, and the count says so.
-        warn!(&ctx, "cannot follow process {}: too many processes", tgid);
+        warn!(ctx, "cannot follow process {}: too many processes", tgid);
         emit::dropped(site::FOLLOW);
     }
     0

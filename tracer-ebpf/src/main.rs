@@ -16,6 +16,8 @@
     reason = "BPF has an atomic add, but core exposes it in no other way"
 )]
 
+#[macro_use]
+mod twice;
 mod args;
 mod emit;
 mod filter;

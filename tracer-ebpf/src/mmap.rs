@@ -37,36 +37,40 @@ fn is_success(ctx: &BtfTracePointContext) -> bool {
 }
 
 #[inline(always)]
-fn report(ctx: &BtfTracePointContext, kind: Kind, site: u32, write: bool) {
-    let Some(task) = filter::wanted(kind) else { return };
+fn report<const AGAIN: bool>(ctx: &BtfTracePointContext, kind: Kind, site: u32, write: bool) {
+    let Some(task) = filter::wanted::<AGAIN>(kind, site) else {
+        return;
+    };
     let mm: u64 = arg::<0>(ctx);
     let mut flags = flag::MM | if write { flag::WRITE } else { 0 };
     let seq = kread::mm_lock_seq::<kread::Typed>(mm, &mut flags);
     emit::mmap(kind, site, &task, flags, mm, seq);
 }
 
+twice!(btf_tracepoint("mmap_lock_start_locking") mmap_start, mmap_start_again, BtfTracePointContext => on_mmap_start);
 /// A task starts to take the lock.
-#[btf_tracepoint(function = "mmap_lock_start_locking")]
-pub(crate) fn mmap_start(ctx: BtfTracePointContext) -> i32 {
-    report(&ctx, Kind::MmapStart, site::MMAP_START, is_write(&ctx));
+#[inline(always)]
+fn on_mmap_start<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
+    report::<AGAIN>(ctx, Kind::MmapStart, site::MMAP_START, is_write(ctx));
     0
 }
 
+twice!(btf_tracepoint("mmap_lock_acquire_returned") mmap_acquire, mmap_acquire_again, BtfTracePointContext => on_mmap_acquire);
 /// A task has the lock, failed to take it, or goes on as a reader.
-#[btf_tracepoint(function = "mmap_lock_acquire_returned")]
-pub(crate) fn mmap_acquire(ctx: BtfTracePointContext) -> i32 {
-    let write = is_write(&ctx);
-    if !is_success(&ctx) {
-        report(&ctx, Kind::MmapFail, site::MMAP_ACQUIRE, write);
+#[inline(always)]
+fn on_mmap_acquire<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
+    let write = is_write(ctx);
+    if !is_success(ctx) {
+        report::<AGAIN>(ctx, Kind::MmapFail, site::MMAP_ACQUIRE, write);
         return 0;
     }
     if write || SEQ_IS_COUNT.load() == 0 {
-        report(&ctx, Kind::MmapAcquire, site::MMAP_ACQUIRE, write);
+        report::<AGAIN>(ctx, Kind::MmapAcquire, site::MMAP_ACQUIRE, write);
         return 0;
     }
     // Nobody gets the lock for reading while the sequence is odd, except the writer itself, who
     // says so just before he makes it even: that is how a downgrade looks.
-    let mm: u64 = arg::<0>(&ctx);
+    let mm: u64 = arg::<0>(ctx);
     let mut flags = 0;
     let seq = kread::mm_lock_seq::<kread::Typed>(mm, &mut flags);
     let kind = if flags & flag::MM_SEQ != 0 && seq & 1 == 1 {
@@ -74,16 +78,17 @@ pub(crate) fn mmap_acquire(ctx: BtfTracePointContext) -> i32 {
     } else {
         Kind::MmapAcquire
     };
-    let Some(task) = filter::wanted(kind) else {
+    let Some(task) = filter::wanted::<AGAIN>(kind, site::MMAP_ACQUIRE) else {
         return 0;
     };
     emit::mmap(kind, site::MMAP_ACQUIRE, &task, flags | flag::MM, mm, seq);
     0
 }
 
+twice!(btf_tracepoint("mmap_lock_released") mmap_release, mmap_release_again, BtfTracePointContext => on_mmap_release);
 /// A task is about to give the lock back.
-#[btf_tracepoint(function = "mmap_lock_released")]
-pub(crate) fn mmap_release(ctx: BtfTracePointContext) -> i32 {
-    report(&ctx, Kind::MmapRelease, site::MMAP_RELEASE, is_write(&ctx));
+#[inline(always)]
+fn on_mmap_release<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
+    report::<AGAIN>(ctx, Kind::MmapRelease, site::MMAP_RELEASE, is_write(ctx));
     0
 }

@@ -35,8 +35,10 @@ const fn with(provenance: Provenance) -> u16 {
 
 /// Reports on a VMA that the verifier knows as one.
 #[inline(always)]
-fn report(kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
-    let Some(task) = filter::wanted(kind) else { return };
+fn report<const AGAIN: bool>(kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
+    let Some(task) = filter::wanted::<AGAIN>(kind, site) else {
+        return;
+    };
     let mut fields = Fields::EMPTY;
     kread::vma::<Typed>(vma, &mut fields);
     fields.flags |= flags;
@@ -46,8 +48,8 @@ fn report(kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
 
 /// Reports that no VMA was locked.
 #[inline(always)]
-fn report_fail(site: u32, mm: u64, address: u64, errno: u32) {
-    let Some(task) = filter::wanted(Kind::VmaReadFail) else {
+fn report_fail<const AGAIN: bool>(site: u32, mm: u64, address: u64, errno: u32) {
+    let Some(task) = filter::wanted::<AGAIN>(Kind::VmaReadFail, site) else {
         return;
     };
     let mut fields = Fields::EMPTY;
@@ -59,31 +61,33 @@ fn report_fail(site: u32, mm: u64, address: u64, errno: u32) {
     emit::vma(Kind::VmaReadFail, site, &task, &fields);
 }
 
+twice!(fexit("lock_vma_under_rcu") lock_vma_under_rcu, lock_vma_under_rcu_again, FExitContext => on_lock_vma_under_rcu);
 /// `lock_vma_under_rcu(mm, address)` returned a locked VMA or NULL.
-#[fexit(function = "lock_vma_under_rcu")]
-pub(crate) fn lock_vma_under_rcu(ctx: FExitContext) -> i32 {
-    let vma: u64 = arg::<2>(&ctx);
+#[inline(always)]
+fn on_lock_vma_under_rcu<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
+    let vma: u64 = arg::<2>(ctx);
     if vma == 0 {
-        report_fail(site::LOCK_VMA_UNDER_RCU, arg::<0>(&ctx), arg::<1>(&ctx), 0);
+        report_fail::<AGAIN>(site::LOCK_VMA_UNDER_RCU, arg::<0>(ctx), arg::<1>(ctx), 0);
     } else if START_READ_SEEN.load() == 0 {
-        report(Kind::VmaReadAcquire, site::LOCK_VMA_UNDER_RCU, vma, 0, 0);
+        report::<AGAIN>(Kind::VmaReadAcquire, site::LOCK_VMA_UNDER_RCU, vma, 0, 0);
     }
     0
 }
 
+twice!(fexit("lock_next_vma") lock_next_vma, lock_next_vma_again, FExitContext => on_lock_next_vma);
 /// `lock_next_vma(mm, iterator, address)` returned a locked VMA, NULL at the end, or an errno.
-#[fexit(function = "lock_next_vma")]
-pub(crate) fn lock_next_vma(ctx: FExitContext) -> i32 {
-    let vma: u64 = arg::<3>(&ctx);
+#[inline(always)]
+fn on_lock_next_vma<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
+    let vma: u64 = arg::<3>(ctx);
     if is_err(vma) {
-        report_fail(
+        report_fail::<AGAIN>(
             site::LOCK_NEXT_VMA,
-            arg::<0>(&ctx),
-            arg::<2>(&ctx),
+            arg::<0>(ctx),
+            arg::<2>(ctx),
             vma.wrapping_neg() as u32,
         );
     } else if vma != 0 && START_READ_SEEN.load() == 0 {
-        report(Kind::VmaReadAcquire, site::LOCK_NEXT_VMA, vma, 0, 0);
+        report::<AGAIN>(Kind::VmaReadAcquire, site::LOCK_NEXT_VMA, vma, 0, 0);
     }
     0
 }
@@ -91,7 +95,10 @@ pub(crate) fn lock_next_vma(ctx: FExitContext) -> i32 {
 /// Entry of `vma_start_read(mm, vma)`, where it is a function: remembers the VMA.
 #[kprobe]
 pub(crate) fn vma_start_read_entry(ctx: ProbeContext) -> u32 {
-    if let (Some(vma), Some(task)) = (ctx.arg::<u64>(1), filter::wanted(Kind::VmaReadAcquire)) {
+    if let (Some(vma), Some(task)) = (
+        ctx.arg::<u64>(1),
+        filter::wanted::<false>(Kind::VmaReadAcquire, site::FIRST_DYNAMIC),
+    ) {
         inflight::begin(task.tid, vma);
     }
     0
@@ -107,7 +114,7 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
     } else {
         Kind::VmaReadAcquire
     };
-    let Some(task) = filter::wanted(kind) else {
+    let Some(task) = filter::wanted::<false>(kind, site::FIRST_DYNAMIC) else {
         return 0;
     };
     let wanted = inflight::end(task.tid);
@@ -125,7 +132,7 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
     let Some(vma) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(task) = filter::wanted(Kind::VmaReadRelease) else {
+    let Some(task) = filter::wanted::<false>(Kind::VmaReadRelease, site::FIRST_DYNAMIC) else {
         return 0;
     };
     let mut fields = Fields::EMPTY;
@@ -134,34 +141,36 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
     0
 }
 
+twice!(fentry("handle_mm_fault") fault_begin, fault_begin_again, FEntryContext => on_fault_begin);
 /// `handle_mm_fault(vma, address, flags, regs)` starts.
-#[fentry(function = "handle_mm_fault")]
-pub(crate) fn fault_begin(ctx: FEntryContext) -> i32 {
-    let flags: u64 = arg::<2>(&ctx);
-    report(
+#[inline(always)]
+fn on_fault_begin<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
+    let flags: u64 = arg::<2>(ctx);
+    report::<AGAIN>(
         Kind::FaultBegin,
         site::FAULT_BEGIN,
-        arg::<0>(&ctx),
+        arg::<0>(ctx),
         (flags as u32) << 16,
         0,
     );
     0
 }
 
+twice!(fexit("handle_mm_fault") fault_end, fault_end_again, FExitContext => on_fault_end);
 /// `handle_mm_fault` returned. After `VM_FAULT_RETRY` or `VM_FAULT_COMPLETED` the lock is gone, and
 /// the VMA may be too: then it is named, but not read.
-#[fexit(function = "handle_mm_fault")]
-pub(crate) fn fault_end(ctx: FExitContext) -> i32 {
-    let vma: u64 = arg::<0>(&ctx);
-    let flags: u64 = arg::<2>(&ctx);
-    let result: u64 = arg::<4>(&ctx);
+#[inline(always)]
+fn on_fault_end<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
+    let vma: u64 = arg::<0>(ctx);
+    let flags: u64 = arg::<2>(ctx);
+    let result: u64 = arg::<4>(ctx);
     let arg = (flags as u32) << 16 | (result as u32 & 0xffff);
     let dropped = tracer_common::wire::fault::RESULT_RETRY | tracer_common::wire::fault::RESULT_COMPLETED;
     if result as u16 & dropped == 0 {
-        report(Kind::FaultEnd, site::FAULT_END, vma, arg, 0);
+        report::<AGAIN>(Kind::FaultEnd, site::FAULT_END, vma, arg, 0);
         return 0;
     }
-    let Some(task) = filter::wanted(Kind::FaultEnd) else {
+    let Some(task) = filter::wanted::<AGAIN>(Kind::FaultEnd, site::FAULT_END) else {
         return 0;
     };
     let mut fields = Fields::EMPTY;
@@ -172,30 +181,32 @@ pub(crate) fn fault_end(ctx: FExitContext) -> i32 {
     0
 }
 
+twice!(fentry("__vma_start_write") write_start, write_start_again, FEntryContext => on_write_start);
 /// `__vma_start_write(vma, …)` starts; it waits for readers inside.
-#[fentry(function = "__vma_start_write")]
-pub(crate) fn write_start(ctx: FEntryContext) -> i32 {
-    report(Kind::VmaWriteStart, site::WRITE_START, arg::<0>(&ctx), 0, 0);
+#[inline(always)]
+fn on_write_start<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
+    report::<AGAIN>(Kind::VmaWriteStart, site::WRITE_START, arg::<0>(ctx), 0, 0);
     0
 }
 
+twice!(fexit("__vma_start_write") write_acquire, write_acquire_again, FExitContext => on_write_acquire);
 /// `__vma_start_write` returned: the VMA is write-locked, or the writer was killed while it waited.
-#[fexit(function = "__vma_start_write")]
-pub(crate) fn write_acquire(ctx: FExitContext) -> i32 {
+#[inline(always)]
+fn on_write_acquire<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     // Each index is a constant of its own: the verifier takes no computed one.
     let error: u64 = match RET_START_WRITE.load() {
-        2 => arg::<2>(&ctx),
-        3 => arg::<3>(&ctx),
+        2 => arg::<2>(ctx),
+        3 => arg::<3>(ctx),
         _ => 0,
     };
     let errno = (error as i32).wrapping_neg();
     if errno == 0 {
-        report(Kind::VmaWriteAcquire, site::WRITE_ACQUIRE, arg::<0>(&ctx), 0, 0);
+        report::<AGAIN>(Kind::VmaWriteAcquire, site::WRITE_ACQUIRE, arg::<0>(ctx), 0, 0);
     } else {
-        report(
+        report::<AGAIN>(
             Kind::VmaWriteFail,
             site::WRITE_ACQUIRE,
-            arg::<0>(&ctx),
+            arg::<0>(ctx),
             errno as u32,
             0,
         );
@@ -203,34 +214,37 @@ pub(crate) fn write_acquire(ctx: FExitContext) -> i32 {
     0
 }
 
+twice!(fexit("vma_mark_detached") mark_detached, mark_detached_again, FExitContext => on_mark_detached);
 /// `vma_mark_detached(vma)` returned: no reader is left, and none will come.
-#[fexit(function = "vma_mark_detached")]
-pub(crate) fn mark_detached(ctx: FExitContext) -> i32 {
-    report(Kind::VmaDetach, site::MARK_DETACHED, arg::<0>(&ctx), 0, 0);
+#[inline(always)]
+fn on_mark_detached<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
+    report::<AGAIN>(Kind::VmaDetach, site::MARK_DETACHED, arg::<0>(ctx), 0, 0);
     0
 }
 
+twice!(fentry("vm_area_free") area_free, area_free_again, FEntryContext => on_area_free);
 /// `vm_area_free(vma)` starts. Where detaching itself is inlined, this is the first that is seen of it.
-#[fentry(function = "vm_area_free")]
-pub(crate) fn area_free(ctx: FEntryContext) -> i32 {
-    report(
+#[inline(always)]
+fn on_area_free<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
+    report::<AGAIN>(
         Kind::VmaDetach,
         site::AREA_FREE,
-        arg::<0>(&ctx),
+        arg::<0>(ctx),
         0,
         with(Provenance::Derived),
     );
     0
 }
 
+twice!(fentry("__bad_area") bad_area, bad_area_again, FEntryContext => on_bad_area);
 /// `__bad_area(regs, error, address, mm, vma, …)` starts: a fault that the VMA does not allow. Without
 /// an `mm` it is the VMA lock that it is about to give back.
-#[fentry(function = "__bad_area")]
-pub(crate) fn bad_area(ctx: FEntryContext) -> i32 {
-    let mm: u64 = arg::<3>(&ctx);
-    let vma: u64 = arg::<4>(&ctx);
+#[inline(always)]
+fn on_bad_area<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
+    let mm: u64 = arg::<3>(ctx);
+    let vma: u64 = arg::<4>(ctx);
     if mm == 0 && vma != 0 {
-        report(
+        report::<AGAIN>(
             Kind::VmaReadRelease,
             site::BAD_AREA,
             vma,

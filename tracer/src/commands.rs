@@ -403,7 +403,7 @@ fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let (facts, btf) = live_setup::gather(Depth::Full)?;
+    let (facts, loader) = live_setup::gather(Depth::Full)?;
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
@@ -420,7 +420,8 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         log: false,
     };
     let start = Instant::now();
-    let mut live = Live::start(&facts, &btf, &options, Vec::new())?;
+    let mut live = Live::start(&facts, loader, &options, Vec::new())?;
+    live.complete();
     log::info!("attached in {} ms", start.elapsed().as_millis());
     let report = doctor::Report::new(&facts, live.info());
     let start = Instant::now();

@@ -10,5 +10,5 @@ mod privileges;
 mod symbols;
 
 pub use btf::{Btf, BtfError};
-pub use facts::{Depth, Facts, Layout, NoTypes, Paths, TracepointArgs};
+pub use facts::{Depth, FUNCTIONS, Facts, Layout, NoTypes, Paths, TracepointArgs};
 pub use privileges::{Capabilities, Lockdown};

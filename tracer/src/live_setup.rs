@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use crate::child::{Child, Output};
 use crate::cli::LiveArgs;
-use crate::kernel::{Depth, Facts, Paths};
+use crate::kernel::{Depth, FUNCTIONS, Facts, Paths};
 use crate::pipeline::{Ended, Stop};
 use crate::probe::attach;
 use crate::source::Source as _;
@@ -33,7 +33,7 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         check_thread(Path::new("/proc"), tid)?;
     }
     let comm = args.comm.as_deref().map(comm).transpose()?;
-    let (facts, btf) = gather(Depth::Attach)?;
+    let (facts, loader) = gather(Depth::Attach)?;
     let options = attach::Options {
         ring_bytes: args.buffer,
         exclude_pid: if args.include_self { 0 } else { std::process::id() },
@@ -53,9 +53,11 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         ..options
     };
 
-    let mut live = Live::start(&facts, &btf, &options, filters(args))?;
+    let mut live = Live::start(&facts, loader, &options, filters(args))?;
     let mut stop = Stop::new(args.duration)?;
     if !args.cmd.is_empty() {
+        // The command waits for us anyway, so it meets everything in place.
+        live.complete();
         let mut child = Child::start(&args.cmd, output)?;
         live.follow(child.pid)?;
         child.go()?;
@@ -70,19 +72,22 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
     Ok(Started { live, stop })
 }
 
-/// What is known of this kernel, and its types in the form that aya wants. Both are read from the
-/// same five megabytes, side by side.
+/// What is known of this kernel, and aya's side of it. aya's loader reads all the kernel's types, wanted or not, so
+/// that is done here, beside our own reading of them.
 ///
 /// # Errors
 /// When the kernel does not tell its types.
-pub fn gather(depth: Depth) -> anyhow::Result<(Facts, aya::Btf)> {
+pub fn gather(depth: Depth) -> anyhow::Result<(Facts, attach::Loader)> {
     std::thread::scope(|scope| {
-        let types = scope.spawn(aya::Btf::from_sys_fs);
-        let facts = Facts::gather(&Paths::default(), depth)?;
-        let btf = types
+        let loader = scope.spawn(aya::EbpfLoader::new);
+        let (facts, types) = Facts::gather(&Paths::default(), depth)?;
+        let pared = types.pared(FUNCTIONS);
+        let btf = aya::Btf::parse(&pared, aya::Endianness::default());
+        let btf = btf.context("cannot use /sys/kernel/btf/vmlinux")?;
+        let loader = loader
             .join()
             .map_err(|_| anyhow::anyhow!("reading the kernel's types failed"))?;
-        Ok((facts, btf.context("cannot use /sys/kernel/btf/vmlinux")?))
+        Ok((facts, attach::Loader { btf, loader }))
     })
 }
 

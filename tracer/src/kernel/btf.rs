@@ -152,6 +152,45 @@ impl Btf {
         })
     }
 
+    /// The same numbering of types, but with nothing left of them save the names of these functions and of the
+    /// tracepoints: for aya, which looks a name up by walking all there is, for each program again.
+    pub fn pared(&self, functions: &[&str]) -> Vec<u8> {
+        const TRACEPOINT: &[u8] = b"btf_trace_";
+        let count = self.types.len() - 1;
+        let mut strings = vec![0];
+        let mut bytes = Vec::with_capacity(HEADER_LEN + count * 12 + (64 << 10));
+        bytes.resize(HEADER_LEN, 0);
+        for id in 1..self.types.len() as u32 {
+            let mut words = [0, KIND_FWD << 24, 0];
+            let found = self.type_at(id);
+            if let Some(found) = found
+                && (found.kind() == KIND_FUNC && functions.iter().any(|name| self.name_is(found.name, name))
+                    || found.kind() == KIND_TYPEDEF && self.name(found.name).starts_with(TRACEPOINT))
+            {
+                words = [strings.len() as u32, found.info, found.size_or_type];
+                strings.extend_from_slice(self.name(found.name));
+                strings.push(0);
+            }
+            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        let type_len = bytes.len() - HEADER_LEN;
+        bytes.extend_from_slice(&strings);
+        bytes[..4].copy_from_slice(&[0x9f, 0xeb, 1, 0]);
+        for (at, word) in [HEADER_LEN, 0, type_len, type_len, strings.len()]
+            .into_iter()
+            .enumerate()
+        {
+            bytes[4 + at * 4..8 + at * 4].copy_from_slice(&(word as u32).to_le_bytes());
+        }
+        bytes
+    }
+
+    fn name(&self, offset: u32) -> &[u8] {
+        let start = self.strings.start + offset as usize;
+        let strings = self.bytes.get(start..self.strings.end).unwrap_or_default();
+        &strings[..memchr::memchr(0, strings).unwrap_or(strings.len())]
+    }
+
     fn type_at(&self, id: u32) -> Option<Type> {
         let at = *self.types.get(id as usize)? as usize;
         if id == 0 {
@@ -334,6 +373,41 @@ mod tests {
         assert_eq!(btf.offset("outer", "inner"), Some(8));
         assert_eq!(btf.offset("outer", "absent"), None);
         assert_eq!(btf.offset("absent", "inner"), None);
+    }
+
+    #[test]
+    fn pared_types_keep_their_numbers() {
+        let strings = "\0btf_trace_x\0f\0g\0";
+        let types = [
+            1,
+            KIND_STRUCT << 24 | 1,
+            8,
+            1,
+            0,
+            0, // 1: a struct with a member
+            1,
+            KIND_TYPEDEF << 24,
+            1, // 2
+            13,
+            KIND_FUNC << 24,
+            1, // 3: f
+            15,
+            KIND_FUNC << 24,
+            1, // 4: g
+        ];
+        let whole = Btf::parse(build(strings, &types)).unwrap();
+        let pared = Btf::parse(whole.pared(&["g"])).unwrap();
+        assert_eq!(pared.find(KIND_TYPEDEF, "btf_trace_x"), Some(2));
+        assert_eq!(pared.find(KIND_FUNC, "f"), None);
+        assert_eq!(pared.find(KIND_FUNC, "g"), Some(4));
+        assert_eq!(pared.types.len(), whole.types.len());
+        let theirs = aya::Btf::parse(&whole.pared(&["g"]), aya::Endianness::default()).unwrap();
+        assert_eq!(
+            theirs
+                .id_by_type_name_kind("g", aya_obj::btf::BtfKind::Func)
+                .unwrap(),
+            4
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Paths {
     pub kallsyms: PathBuf,
     /// `available_filter_functions`, the first that can be read.
     pub filter_functions: Vec<PathBuf>,
+    /// `/sys/kernel/debug/sched/preempt`
+    pub preempt: PathBuf,
     /// `/sys/kernel/security/lockdown`
     pub lockdown: PathBuf,
     /// `/proc/self/status`
@@ -41,6 +43,7 @@ impl Default for Paths {
                 "/sys/kernel/tracing/available_filter_functions".into(),
                 "/sys/kernel/debug/tracing/available_filter_functions".into(),
             ],
+            preempt: "/sys/kernel/debug/sched/preempt".into(),
             lockdown: "/sys/kernel/security/lockdown".into(),
             status: "/proc/self/status".into(),
             osrelease: "/proc/sys/kernel/osrelease".into(),
@@ -106,6 +109,9 @@ pub struct Facts {
     pub addresses: Option<BTreeMap<String, Vec<u64>>>,
     /// `CONFIG_KPROBE_EVENTS_ON_NOTRACE`, if the kernel tells.
     pub kprobes_on_notrace: Option<bool>,
+    /// Preemption as the kernel runs with it (`none`, `voluntary`, `lazy`, `full`), if it tells.
+    #[serde(default)]
+    pub preemption: Option<String>,
     /// Lockdown.
     pub lockdown: Lockdown,
     /// What this process may do.
@@ -113,7 +119,7 @@ pub struct Facts {
 }
 
 /// Functions that some probe asks about.
-const FUNCTIONS: &[&str] = &[
+pub const FUNCTIONS: &[&str] = &[
     "lock_vma_under_rcu",
     "lock_next_vma",
     "vma_start_read",
@@ -155,11 +161,20 @@ pub enum Depth {
 }
 
 impl Facts {
-    /// Gathers what this kernel tells.
+    /// Whether a task can be preempted while it runs a probe. Where the kernel does not tell what it runs with,
+    /// one that could be preemptible counts as such: a second program too many only costs time.
+    pub fn is_preemptible(&self) -> bool {
+        match self.preemption.as_deref() {
+            Some(model) => !matches!(model, "none" | "voluntary"),
+            None => self.version.contains("PREEMPT"),
+        }
+    }
+
+    /// Gathers what this kernel tells; its types are handed on, for what else is asked of them.
     ///
     /// # Errors
     /// When it has no type information, without which nothing can be read from it.
-    pub fn gather(paths: &Paths, depth: Depth) -> Result<Self, NoTypes> {
+    pub fn gather(paths: &Paths, depth: Depth) -> Result<(Self, Btf), NoTypes> {
         let no_types = |why: String| NoTypes {
             path: paths.btf.clone(),
             why,
@@ -179,7 +194,7 @@ impl Facts {
             "CONFIG_KPROBE_EVENTS_ON_NOTRACE",
         );
         let full = depth == Depth::Full;
-        Ok(Self {
+        let facts = Self {
             version: read(&paths.version),
             machine: std::env::consts::ARCH.to_owned(),
             family: family(&btf),
@@ -204,11 +219,21 @@ impl Facts {
                 .then(|| symbols::addresses(&paths.kallsyms, &names))
                 .flatten(),
             kprobes_on_notrace,
+            preemption: fs::read_to_string(&paths.preempt)
+                .ok()
+                .as_deref()
+                .and_then(in_parentheses),
             lockdown: Lockdown::read(&paths.lockdown),
             capabilities: Capabilities::read(&paths.status).unwrap_or_default(),
             release,
-        })
+        };
+        Ok((facts, btf))
     }
+}
+
+/// The word in parentheses, which is how the kernel marks what it runs with.
+fn in_parentheses(text: &str) -> Option<String> {
+    Some(text.split_once('(')?.1.split_once(')')?.0.to_owned())
 }
 
 /// Fields decide, never the version: distributions carry changes back.

@@ -7,11 +7,14 @@ use std::time::Instant;
 use std::{io, mem, thread};
 
 use anyhow::Context as _;
+use aya::maps::Map;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
 use super::{Attach, Plan, Planned};
+use tracer_common::site::FIRST_DYNAMIC;
+
 use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
 
@@ -39,47 +42,89 @@ pub struct Options {
     pub log: bool,
 }
 
+/// aya, ready to load.
+pub struct Loader {
+    /// The kernel's types, as far as programs are attached by them.
+    pub btf: Btf,
+    /// The loader, which has read the kernel's types by itself.
+    pub loader: EbpfLoader<'static>,
+}
+
 /// Loads the object and attaches what the plan says. What fails is moved from the plan's sites to its unseen.
 ///
 /// # Errors
 /// When the object as a whole cannot be loaded, or not a single probe could be attached.
-pub fn attach(plan: &mut Plan, facts: &Facts, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
+pub fn attach(
+    plan: &mut Plan,
+    facts: &Facts,
+    loader: Loader,
+    options: &Options,
+) -> anyhow::Result<(Ebpf, Later)> {
+    let Loader { btf, loader } = loader;
     let start = Instant::now();
-    let mut ebpf = load(plan, btf, options)?;
+    let mut ebpf = load(plan, &btf, loader, options)?;
     log::debug!("maps made in {} ms", start.elapsed().as_millis());
     fill_filters(&mut ebpf, options)?;
 
-    let mut wanted: Vec<(&str, Attach)> = plan
-        .probes
-        .iter()
-        .map(|probe| (probe.program, probe.attach.clone()))
-        .collect();
+    let mut follow = Vec::new();
     if options.follow {
-        wanted.push(("follow_fork", Attach::TpBtf("sched_process_fork")));
-        wanted.push(("follow_free", Attach::TpBtf("sched_process_free")));
+        follow.extend([
+            ("follow_fork", "sched_process_fork"),
+            ("follow_free", "sched_process_free"),
+        ]);
     }
-    let mut loaded = load_programs(&mut ebpf, btf, &wanted);
-
-    if options.follow {
-        for program in ["follow_fork", "follow_free"] {
-            loaded
-                .remove(program)
-                .unwrap_or(Err(ProgramError::NotLoaded))
-                .and_then(|()| hook(&mut ebpf, program, &Attach::TpBtf("")))
-                .context("cannot follow child processes")?;
-        }
+    let mut later = Vec::new();
+    if options.follow && plan.twice {
+        later.push((
+            "follow_fork_again".to_owned(),
+            Attach::TpBtf("sched_process_fork"),
+        ));
     }
-    let mut first_error = None;
-    let mut attached = 0;
+    let mut first = Vec::new();
     for Planned {
         program,
         attach,
-        site,
+        again,
+        ..
     } in &plan.probes
     {
+        // The second program has to run after the first: a tracepoint calls the oldest first, a function's
+        // trampoline the newest. Either does all the work alone until the other is there.
+        match again {
+            Some(again) if matches!(attach, Attach::TpBtf(_)) => {
+                first.push((*program).to_owned());
+                later.push((again.clone(), attach.clone()));
+            }
+            Some(again) => {
+                first.push(again.clone());
+                later.push(((*program).to_owned(), attach.clone()));
+            }
+            None => first.push((*program).to_owned()),
+        }
+    }
+    let hooks = plan.probes.iter().map(|probe| probe.attach.clone());
+    let mut wanted: Vec<(String, Attach)> = first.iter().cloned().zip(hooks).collect();
+    wanted.extend(
+        follow
+            .iter()
+            .map(|&(program, tracepoint)| (program.to_owned(), Attach::TpBtf(tracepoint))),
+    );
+    let mut loaded = load_programs(&mut ebpf, &btf, &wanted);
+    let mut hook_loaded = |ebpf: &mut Ebpf, program: &str, attach: &Attach| {
+        let result = loaded.remove(program).unwrap_or(Err(ProgramError::NotLoaded));
+        result.and_then(|()| hook(ebpf, program, attach))
+    };
+
+    for (program, tracepoint) in follow {
+        hook_loaded(&mut ebpf, program, &Attach::TpBtf(tracepoint))
+            .context("cannot follow child processes")?;
+    }
+    let mut first_error = None;
+    let mut attached = 0;
+    for (Planned { attach, site, .. }, program) in plan.probes.iter().zip(&first) {
         let start = Instant::now();
-        let result = loaded.remove(*program).unwrap_or(Err(ProgramError::NotLoaded));
-        match result.and_then(|()| hook(&mut ebpf, program, attach)) {
+        let result = hook_loaded(&mut ebpf, program, attach);
+        match result {
             Ok(()) => {
                 log::debug!("{program} attached in {} ms", start.elapsed().as_millis());
                 plan.sites[*site as usize].attached = true;
@@ -106,7 +151,54 @@ pub fn attach(plan: &mut Plan, facts: &Facts, btf: &Btf, options: &Options) -> a
         Some(why) if attached == 0 => anyhow::bail!("no probe could be attached: {why}; -vv tells more"),
         _ => {
             plan.settle();
-            Ok(ebpf)
+            // Where the one was refused, the other would be, too.
+            later.retain(|(_, attach)| {
+                plan.probes.iter().any(|probe| probe.attach == *attach)
+                    || *attach == Attach::TpBtf("sched_process_fork")
+            });
+            Ok((ebpf, Later { btf, programs: later }))
+        }
+    }
+}
+
+/// Second programs that are still to come. Events flow without them; they are there for when the kernel skips
+/// one of the first.
+pub struct Later {
+    btf: Btf,
+    programs: Vec<(String, Attach)>,
+}
+
+impl Later {
+    /// Whether all are attached.
+    pub fn is_done(&self) -> bool {
+        self.programs.is_empty()
+    }
+
+    /// Attaches one more; gives how many runs its partner had lost until then, if that is no longer counted.
+    pub fn one(&mut self, ebpf: &mut Ebpf) -> u64 {
+        let Some((name, attach)) = self.programs.pop() else {
+            return 0;
+        };
+        let start = Instant::now();
+        let partner = name
+            .strip_suffix("_again")
+            .and_then(|partner| ebpf.program(partner)?.fd().ok());
+        let lost = partner.map_or(0, |fd| recursion_misses(fd.as_fd()).unwrap_or(0));
+        let result = ebpf
+            .program_mut(&name)
+            .ok_or(ProgramError::NotLoaded)
+            .and_then(|program| verify(program, &self.btf, &attach))
+            .and_then(|()| hook(ebpf, &name, &attach));
+        match result {
+            Ok(()) => {
+                log::debug!("{name} attached in {} ms", start.elapsed().as_millis());
+                lost
+            }
+            Err(error) => {
+                // Its partner does the work alone; what the kernel skips then is counted as missed.
+                log::info!("{name}: {error}");
+                0
+            }
         }
     }
 }
@@ -115,14 +207,14 @@ pub fn attach(plan: &mut Plan, facts: &Facts, btf: &Btf, options: &Options) -> a
 fn load_programs<'a>(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    wanted: &[(&'a str, Attach)],
+    wanted: &'a [(String, Attach)],
 ) -> HashMap<&'a str, Result<(), ProgramError>> {
     let start = Instant::now();
     let jobs: Vec<_> = ebpf
         .programs_mut()
         .filter_map(|(name, program)| {
             let (name, attach) = wanted.iter().find(|(wanted, _)| *wanted == name)?;
-            Some((*name, attach, program))
+            Some((name.as_str(), attach, program))
         })
         .collect();
     let jobs = Mutex::new(jobs);
@@ -148,7 +240,7 @@ fn load_programs<'a>(
     results.into_inner().unwrap_or_default()
 }
 
-fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
+fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) -> anyhow::Result<Ebpf> {
     let on = |yes: bool| u8::from(yes);
     let filter_pids = on(options.follow || !options.pids.is_empty());
     let filter_tids = on(!options.tids.is_empty());
@@ -160,7 +252,7 @@ fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
         0
     };
 
-    let mut loader = EbpfLoader::new();
+    let mut loader: EbpfLoader<'_> = loader;
     loader.btf(Some(btf));
     for (name, value) in &plan.globals.words {
         loader.override_global(name, value, true);
@@ -180,6 +272,9 @@ fn load(plan: &Plan, btf: &Btf, options: &Options) -> anyhow::Result<Ebpf> {
     // Memory for what this run does not use would only cost time.
     if !plan.has("vma_start_read_return") {
         loader.map_max_entries("INFLIGHT", 1);
+    }
+    if !plan.twice {
+        loader.map_max_entries("NOTES", 1);
     }
     if filter_pids == 0 {
         loader.map_max_entries("PIDS", 1);
@@ -292,18 +387,71 @@ pub fn detach(ebpf: &mut Ebpf) {
     }
 }
 
-/// Runs of probes that the kernel skipped since the probe was already running on that CPU, over all programs.
+/// Runs that the kernel skipped, since the program was already running on that CPU, and that nothing stepped in
+/// for: at most so many events are missing without a hole in the numbering.
 pub fn missed(ebpf: &Ebpf) -> u64 {
-    ebpf.programs()
-        .filter_map(|(_, program)| program.fd().ok())
-        .filter_map(|fd| match recursion_misses(fd.as_fd()) {
-            Ok(count) => Some(count),
+    let skipped: HashMap<&str, u64> = ebpf
+        .programs()
+        .filter_map(|(name, program)| Some((name, program.fd().ok()?)))
+        .filter_map(|(name, fd)| match recursion_misses(fd.as_fd()) {
+            Ok(count) => Some((name, count)),
             Err(error) => {
-                log::warn!("cannot read a probe's statistics: {error}");
+                log::warn!("cannot read the statistics of {name}: {error}");
                 None
             }
         })
-        .sum()
+        .collect();
+    // Where a second program stepped in, only its own skipped runs can be losses.
+    let lost = skipped
+        .iter()
+        .filter(|(name, _)| !skipped.contains_key(format!("{name}_again").as_str()));
+    let rescued: u64 = skipped
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_again"))
+        .map(|(_, count)| count)
+        .sum();
+    log::debug!("the kernel skipped {rescued} runs of first programs");
+    lost.map(|(_, count)| count).sum()
+}
+
+/// Notes of first programs that their second ones have not taken away; see `twice.rs` on the other side.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn notes_left(ebpf: &Ebpf) -> anyhow::Result<u64> {
+    /// Thread, one byte for each site, padding: as the other side has it.
+    const SLOT: usize = 4 + FIRST_DYNAMIC as usize + 4;
+    let Some(Map::Array(map)) = ebpf.map("NOTES") else {
+        anyhow::bail!("the object has no map NOTES");
+    };
+    let slots = map
+        .info()
+        .context("cannot read the notes of the probes")?
+        .max_entries() as usize;
+    let len = slots * SLOT;
+    // SAFETY: a new shared mapping, for reading, at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            map.fd().as_fd().as_raw_fd(),
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error()).context("cannot read the notes of the probes");
+    }
+    // SAFETY: the mapping is as long as this; the probes are through with it.
+    let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) };
+    let left = bytes
+        .chunks_exact(SLOT)
+        .map(|slot| slot[4..SLOT - 4].iter().map(|&note| u64::from(note)).sum::<u64>());
+    let left = left.sum();
+    // SAFETY: the mapping is ours, and `bytes` is not used any more.
+    unsafe { libc::munmap(start, len) };
+    Ok(left)
 }
 
 /// `bpf_prog_info.recursion_misses`, which aya does not hand out.

@@ -20,6 +20,8 @@ pub struct Plan {
     pub unseen: Vec<UnseenInfo>,
     /// Constants for the programs.
     pub globals: Globals,
+    /// Whether hooks get a second program.
+    pub twice: bool,
 }
 
 /// One program and where it goes.
@@ -31,6 +33,9 @@ pub struct Planned {
     pub attach: Attach,
     /// The number that its events carry.
     pub site: u32,
+    /// A second program of the same work, which steps in where the kernel skips the first one because another
+    /// task was preempted inside it.
+    pub again: Option<String>,
 }
 
 /// Where a program goes.
@@ -122,6 +127,7 @@ pub fn plan(facts: &Facts) -> Result<Plan, Refusal> {
         sites: vec![SiteInfo::default(); site::FIRST_DYNAMIC as usize],
         unseen: Vec::new(),
         globals: globals(facts, args.write),
+        twice: facts.is_preemptible(),
     };
     for row in ROWS {
         match place(facts, row) {
@@ -132,6 +138,7 @@ pub fn plan(facts: &Facts) -> Result<Plan, Refusal> {
     }
     plan.derive_releases();
     plan.tell_unseen(family);
+    plan.globals.bytes.push(("TWICE", u8::from(plan.twice)));
     plan.globals
         .bytes
         .push(("START_READ_SEEN", u8::from(plan.has("vma_start_read_return"))));
@@ -289,10 +296,14 @@ impl Plan {
             reason: row.derived.unwrap_or("at the very place").to_owned(),
             attached: false,
         };
+        // A kprobe's handler cannot be preempted.
+        let kprobe = matches!(attach, Attach::KProbe(_) | Attach::KRetProbe(_));
+        let again = (self.twice && !kprobe).then(|| format!("{}_again", row.program));
         self.probes.push(Planned {
             program: row.program,
             attach,
             site: row.site,
+            again,
         });
     }
 

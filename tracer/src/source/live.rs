@@ -7,7 +7,8 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya_log::EbpfLogger;
 use log::Log;
-use tracer_common::wire::{CpuCounters, Event, decode};
+use tracer_common::site::FIRST_DYNAMIC;
+use tracer_common::wire::{CpuCounters, Event, SiteCounters, decode};
 
 use super::ring::{Drained, Ring};
 use super::{Poll, Source};
@@ -28,15 +29,26 @@ pub struct Live {
     log: Option<EbpfLogger<&'static dyn Log>>,
     ring: Ring,
     counters: PerCpuArray<MapData, CpuCountersPod>,
+    sites: PerCpuArray<MapData, SiteCountersPod>,
     info: SourceInfo,
     received: Vec<u64>,
+    later: attach::Later,
     /// Skipped runs before events were wanted.
     missed_before: u64,
+    /// Runs that first programs lost before their second ones were there.
+    missed_alone: u64,
     missed: u64,
     watermark_ns: u64,
     stopped: bool,
     undecodable: u64,
 }
+
+/// [`SiteCounters`] for aya.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct SiteCountersPod(SiteCounters);
+// SAFETY: three integers without padding.
+unsafe impl aya::Pod for SiteCountersPod {}
 
 /// [`CpuCounters`] for aya, which wants to know that any bytes are a valid value.
 #[repr(transparent)]
@@ -52,12 +64,12 @@ impl Live {
     /// [`probe::Refusal`] when this kernel or these privileges give nothing; else what went wrong.
     pub fn start(
         facts: &Facts,
-        btf: &aya::Btf,
+        loader: attach::Loader,
         options: &attach::Options,
         filters: Vec<String>,
     ) -> anyhow::Result<Self> {
         let mut plan = probe::plan(facts)?;
-        let mut ebpf = attach::attach(&mut plan, facts, btf, options)?;
+        let (mut ebpf, later) = attach::attach(&mut plan, facts, loader, options)?;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
         let Map::RingBuf(events) = events else {
             anyhow::bail!("the map EVENTS is no ring buffer")
@@ -70,6 +82,7 @@ impl Live {
         let counters = ebpf
             .take_map("COUNTERS")
             .context("the object has no map COUNTERS")?;
+        let sites = ebpf.take_map("SITES").context("the object has no map SITES")?;
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
             anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
         })?;
@@ -79,8 +92,11 @@ impl Live {
         attach::enable(&mut ebpf, true)?;
         Ok(Self {
             missed_before,
+            missed_alone: 0,
+            later,
             ring: Ring::new(events, options.ring_bytes)?,
             counters: PerCpuArray::try_from(counters)?,
+            sites: PerCpuArray::try_from(sites)?,
             info: info(facts, plan, options, filters, cpus, start),
             received: vec![0; cpus],
             missed: 0,
@@ -90,6 +106,13 @@ impl Live {
             log,
             ebpf,
         })
+    }
+
+    /// Attaches what [`Self::start`] left for later, at once. Otherwise it is done while events flow.
+    pub fn complete(&mut self) {
+        while !self.later.is_done() {
+            self.missed_alone += self.later.one(&mut self.ebpf);
+        }
     }
 
     /// Access to the loaded programs, for the log and for statistics.
@@ -106,6 +129,20 @@ impl Live {
         let mut map = aya::maps::HashMap::<_, u32, u8>::try_from(map)?;
         map.insert(pid, 1, 0)
             .context("cannot add the command's process to the filter")
+    }
+
+    /// Events that the kernel's skipping of programs has lost so far; see `twice.rs` on the other side.
+    fn missed(&self) -> anyhow::Result<u64> {
+        let mut spared = 0;
+        for site in 0..FIRST_DYNAMIC {
+            let counters = self
+                .sites
+                .get(&site, 0)
+                .context("cannot read the counters of the probes")?;
+            spared += counters.iter().map(|cpu| cpu.0.spared).sum::<u64>();
+        }
+        let skipped = attach::missed(&self.ebpf) + self.missed_alone;
+        Ok(skipped.saturating_sub(self.missed_before + spared))
     }
 
     fn produced(&self) -> anyhow::Result<Vec<CpuCounters>> {
@@ -174,6 +211,9 @@ impl Source for Live {
         if let Some(log) = &mut self.log {
             log.flush();
         }
+        if !self.later.is_done() {
+            self.missed_alone += self.later.one(&mut self.ebpf);
+        }
         let now = clock::monotonic_ns();
         let (drained, any) = self.drain(sink);
         if drained == Drained::All {
@@ -195,7 +235,16 @@ impl Source for Live {
             if let Err(error) = attach::enable(&mut self.ebpf, false) {
                 log::warn!("probes will end one by one, not at once: {error:#}");
             }
-            self.missed = attach::missed(&self.ebpf);
+            // What runs now ends soon, and takes its notes away.
+            std::thread::sleep(Duration::from_millis(2));
+            let left = attach::notes_left(&self.ebpf);
+            match (self.missed(), left) {
+                (Ok(missed), Ok(left)) => self.missed = missed.saturating_sub(left),
+                (missed, left) => {
+                    let error = missed.err().or(left.err());
+                    log::warn!("what the kernel skipped cannot be told: {error:?}");
+                }
+            }
             attach::detach(&mut self.ebpf);
             self.stopped = true;
         }
@@ -203,7 +252,7 @@ impl Source for Live {
 
     fn losses(&mut self) -> anyhow::Result<Losses> {
         if !self.stopped {
-            self.missed = attach::missed(&self.ebpf);
+            self.missed = self.missed()?;
         }
         let cpus = self
             .produced()?
@@ -217,7 +266,7 @@ impl Source for Live {
             .collect();
         Ok(Losses {
             cpus,
-            missed: self.missed.saturating_sub(self.missed_before),
+            missed: self.missed,
         })
     }
 }

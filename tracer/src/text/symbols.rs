@@ -295,7 +295,7 @@ mod tests {
         let symbols = Symbols::parse(KALLSYMS).unwrap();
         assert_eq!(
             symbols.module_ranges(),
-            [0xffff_ffff_c000_1000..0xffff_ffff_c000_2000]
+            std::slice::from_ref(&(0xffff_ffff_c000_1000..0xffff_ffff_c000_2000))
         );
         let i = symbols.containing(0xffff_ffff_c000_1090).unwrap();
         assert_eq!(symbols.module(&symbols.all()[i]), Some("binder"));
