@@ -468,11 +468,13 @@ impl Op for Put {
                 };
             }
             PutPc::Sub { mm } if cx.world.family() == Family::Rwsem => {
+                cx.note(Note::ReadReleasing(mm, vma, self.full));
                 rwsem::up_read(cx, Word::Rwsem(vma));
                 cx.note(Note::ReadReleased(mm, vma, 0, self.full));
                 return Flow::Done(());
             }
             PutPc::Sub { mm } => {
+                cx.note(Note::ReadReleasing(mm, vma, self.full));
                 // Release: what the reader did is done before a writer can find it gone.
                 let order = if cx.world.altered(Alteration::PutRelaxed) {
                     Relaxed

@@ -134,8 +134,9 @@ pub enum Note {
     ReadRefused(MmId, VmaId),
     /// The whole look-up failed.
     ReadFailed(MmId, Slot),
-    /// A VMA's reference is gone; `vm_refcnt` right after. Temporary readers' are reported too,
-    /// with `false`.
+    /// A VMA's reference is about to be dropped. Temporary readers' are reported too, with `false`.
+    ReadReleasing(MmId, VmaId, bool),
+    /// It is gone; `vm_refcnt` right after.
     ReadReleased(MmId, VmaId, u32, bool),
     /// A writer starts to keep readers out.
     WriteStart(MmId, VmaId),
