@@ -126,6 +126,9 @@ impl Page {
         self.never("where the predicate is falsely positive, there is exactly one reference.", &bounds, |s| {
             writer_only(s) && referenced(s) > 1
         });
+        self.show("The state before it, count 1: here the count tells nobody of the reader, not even the baseline", &small(), |s| {
+            s.newest(Word::Refcnt(VMA)) == 1 && referenced(s) > 0
+        });
         self.never("v2 is silent for every detacher that sees such a value.", &bounds, |s| {
             writer_only(s)
                 && referenced(s) > 0
