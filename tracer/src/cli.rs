@@ -6,6 +6,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_common::wire::Kind;
 
+use crate::model::ModelArgs;
+use crate::sim::SimArgs;
+use crate::text::SitesArgs;
+
 /// Shows who holds and who waits for the per-VMA locks and the mmap_lock of a live Linux kernel.
 #[derive(Debug, Parser)]
 #[command(
@@ -56,6 +60,20 @@ pub enum Command {
     Export(ExportArgs),
     /// What this kernel lets us see, by which mechanism, what stays unseen and why.
     Doctor(DoctorArgs),
+    /// The bundled lock under the model checker: scenarios, searches, counterexamples step by step.
+    Model(ModelArgs),
+    /// The bundled lock, contended by real threads, as a source of events; needs no privileges.
+    Sim(SimArgs),
+    /// Where the operations of the lock are inlined in the kernel's text.
+    #[command(hide = true)]
+    Sites(SitesArgs),
+    /// Completions for a shell, on standard output.
+    #[command(after_help = "Example:\n  tracer completions bash > /etc/bash_completion.d/tracer")]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Options of everything that watches the live kernel.
@@ -117,6 +135,10 @@ impl Command {
             Self::Stats(_) => "stats",
             Self::Export(_) => "export",
             Self::Doctor(_) => "doctor",
+            Self::Model(_) => "model",
+            Self::Sim(_) => "sim",
+            Self::Sites(_) => "sites",
+            Self::Completions { .. } => "completions",
         }
     }
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use tracer_common::wire::Event;
 
 use crate::child::Output;
@@ -28,12 +28,13 @@ use crate::recording::{self, RecordWriter, is_broken_pipe};
 use crate::sink::address::Addresses;
 use crate::sink::jsonl::JsonlWriter;
 use crate::sink::stats::{self, Inputs};
-use crate::sink::text;
+use crate::sink::text as words;
 use crate::sink::top::{self, Board, Camera};
 use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::state::{Engine, Meta};
+use crate::{model, sim, text};
 
 /// Done.
 const DONE: u8 = 0;
@@ -48,7 +49,7 @@ const IMPOSSIBLE: u8 = 4;
 pub fn main() -> u8 {
     let cli = Cli::parse();
     logger::install(cli.verbose);
-    match run(&cli) {
+    match run(cli) {
         Ok(code) => code,
         Err(error)
             if error.downcast_ref::<Refusal>().is_some() || error.downcast_ref::<NoTypes>().is_some() =>
@@ -65,7 +66,7 @@ pub fn main() -> u8 {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<u8> {
+fn run(cli: Cli) -> anyhow::Result<u8> {
     let log = cli.verbose > 0;
     if let Some(command) = &cli.command
         && cli.top.is_set()
@@ -76,13 +77,20 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
         );
         return Ok(USAGE);
     }
-    match &cli.command {
+    match cli.command {
         None => top(&cli.top, log),
-        Some(Command::Top(args)) => top(args, log),
-        Some(Command::Record(args)) => record(args, log),
-        Some(Command::Stats(args)) => stats(args, log),
-        Some(Command::Export(args)) => export(args),
-        Some(Command::Doctor(args)) => doctor(args),
+        Some(Command::Top(args)) => top(&args, log),
+        Some(Command::Record(args)) => record(&args, log),
+        Some(Command::Stats(args)) => stats(&args, log),
+        Some(Command::Export(args)) => export(&args),
+        Some(Command::Doctor(args)) => doctor(&args),
+        Some(Command::Model(args)) => model::run(args),
+        Some(Command::Sim(args)) => sim::run(&args),
+        Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut io::stdout());
+            Ok(DONE)
+        }
     }
 }
 
@@ -175,10 +183,10 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
     recorder.progress.clear();
     eprintln!(
         "tracer: {} events, {} dropped, {} gaps, {} KiB",
-        text::count(summary.events),
-        text::count(outcome.losses.dropped()),
-        text::count(summary.gaps),
-        text::count(bytes.div_ceil(1024)),
+        words::count(summary.events),
+        words::count(outcome.losses.dropped()),
+        words::count(summary.gaps),
+        words::count(bytes.div_ceil(1024)),
     );
     Ok(DONE)
 }
@@ -201,9 +209,9 @@ impl Consumer for Recorder {
         self.progress.show(|| {
             format!(
                 "recording: {} events, {} dropped, {} KiB; ^C stops",
-                text::count(writer.events()),
-                text::count(losses.dropped()),
-                text::count(writer.bytes_written() / 1024)
+                words::count(writer.events()),
+                words::count(losses.dropped()),
+                words::count(writer.bytes_written() / 1024)
             )
         });
         Ok(())
@@ -289,7 +297,7 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
 
     fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
         let received = self.engine.totals().received;
-        self.progress.show(|| format!("{} events", text::count(received)));
+        self.progress.show(|| format!("{} events", words::count(received)));
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -155,14 +154,14 @@ pub fn discover(args: &SitesArgs) -> Result<Sites, TextError> {
 ///
 /// # Errors
 /// As [`discover`].
-pub fn main_sites(args: &SitesArgs) -> anyhow::Result<ExitCode> {
+pub fn main_sites(args: &SitesArgs) -> anyhow::Result<()> {
     let sites = discover(args)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&sites)?);
     } else {
         print!("{}", table(&sites));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Where the VMA is, for people.
