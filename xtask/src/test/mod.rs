@@ -7,7 +7,7 @@ mod tracer_checks;
 mod vm_checks;
 
 use std::fs;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -86,7 +86,40 @@ fn lints(report: &Report) {
     );
     const LINT: &str = "cargo xtask build-ebpf --lint";
     step(report, "clippy of the eBPF programs", LINT, build::lint_ebpf);
-    cargo_test(report);
+    cargo_test(report, "cargo test", &[]);
+    // Two more model checkers for the lock; they need its atomics to be theirs, and optimisation.
+    const MODEL_CHECKERS: [&str; 9] = [
+        "--release",
+        "--package",
+        "tracer-common",
+        "--features",
+        "loom,shuttle",
+        "--test",
+        "lock_loom",
+        "--test",
+        "lock_shuttle",
+    ];
+    cargo_test(
+        report,
+        "cargo test of the lock under loom and shuttle",
+        &MODEL_CHECKERS,
+    );
+    // The whole search and every mutant, in the program that ships, for it takes ten times as long unoptimised.
+    for (name, action) in [
+        ("model: every search", "explore"),
+        ("model: every mutant", "mutants"),
+    ] {
+        step(
+            report,
+            name,
+            &format!("cargo xtask run -- model {action}"),
+            || {
+                let said = ws::capture(Command::new(build::tracer()?).args(["model", action]))?;
+                ui::line(said.lines().last().unwrap_or_default());
+                Ok(())
+            },
+        );
+    }
 }
 
 fn step(report: &Report, name: &str, rerun: &str, work: impl FnOnce() -> Result<()>) {
@@ -97,16 +130,18 @@ fn step(report: &Report, name: &str, rerun: &str, work: impl FnOnce() -> Result<
     report.result(name, Some(start.elapsed()), result, rerun);
 }
 
-/// The workspace's own tests, every one of which counts.
-fn cargo_test(report: &Report) {
-    const RERUN: &str = "cargo test";
+/// Tests of the workspace, every one of which counts.
+fn cargo_test(report: &Report, name: &str, args: &[&str]) {
+    let rerun = ["cargo test", &args.join(" ")].join(" ");
+    let rerun = rerun.trim_end();
     let start = Instant::now();
-    let log = ws::target().join("test/cargo-test.log");
+    let log = ws::target().join(format!("test/{}.log", name.replace(' ', "-")));
     let mut command = deps::cargo();
     command
         .args(["test", "--no-fail-fast", "--color", "never", "--target-dir"])
-        .arg(ws::target());
-    let ended = ws::run_logged("cargo test", &mut command, &log);
+        .arg(ws::target())
+        .args(args);
+    let ended = ws::run_logged(name, &mut command, &log);
     let said = fs::read(&log)
         .map(|b| String::from_utf8_lossy(&b).into_owned())
         .unwrap_or_default();
@@ -120,7 +155,7 @@ fn cargo_test(report: &Report) {
             &name,
             None,
             Err(failed.output.clone()),
-            &format!("{RERUN} {short}"),
+            &format!("{rerun} {short}"),
         );
     }
     for program in &summary.crashed {
@@ -129,34 +164,29 @@ fn cargo_test(report: &Report) {
             "the test program ended without a result; its output is in {}",
             log.display()
         );
-        report.result(&format!("cargo test: {program}"), None, Err(failure), RERUN);
+        report.result(&format!("{name}: {program}"), None, Err(failure), rerun);
     }
     if summary.ignored > 0 {
         let failure = format!(
             "{} tests are switched off; a test runs or it goes",
             summary.ignored
         );
-        report.result("cargo test: every test runs", None, Err(failure), RERUN);
+        report.result(&format!("{name}: every test runs"), None, Err(failure), rerun);
     }
     for _ in 0..summary.passed {
-        report.quiet("cargo test", Ok(()), RERUN);
+        report.quiet(name, Ok(()), rerun);
     }
     match ended {
         // Failing tests make cargo fail, too, and they are told already.
         Err(error) if !accounted => {
-            report.result(
-                "cargo test",
-                Some(start.elapsed()),
-                Err(format!("{error:#}")),
-                RERUN,
-            );
+            report.result(name, Some(start.elapsed()), Err(format!("{error:#}")), rerun);
         }
         Ok(()) if summary.passed == 0 => {
-            let failure = format!("cargo test ran no test; its output is in {}", log.display());
-            report.result("cargo test", Some(start.elapsed()), Err(failure), RERUN);
+            let failure = format!("{name} ran no test; its output is in {}", log.display());
+            report.result(name, Some(start.elapsed()), Err(failure), rerun);
         }
         _ => ui::line(&format!(
-            "{} cargo test: {} passed, {} failed ({})",
+            "{} {name}: {} passed, {} failed ({})",
             if accounted { "FAILED" } else { "ok    " },
             summary.passed,
             summary.failed.len() + summary.crashed.len(),
