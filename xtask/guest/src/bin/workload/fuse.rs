@@ -47,8 +47,11 @@ impl SlowDisk {
     pub(crate) fn start(len: usize) -> Result<Self> {
         // SAFETY: the path is NUL-terminated.
         let device = unsafe { libc::open(c"/dev/fuse".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
-        let device = owned(i64::from(device), "open")
-            .map_err(|e| impossible(format!("this kernel has no FUSE: /dev/fuse: {e:#}")))?;
+        let device = owned(i64::from(device), "open").map_err(|e| {
+            impossible(format!(
+                "/dev/fuse: {e:#} (it needs a kernel with FUSE, and root)"
+            ))
+        })?;
         let disk = Arc::new(Disk {
             len: len as u64,
             ..Disk::default()

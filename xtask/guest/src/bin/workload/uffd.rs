@@ -64,15 +64,16 @@ impl Uffd {
     }
 
     fn open() -> Result<Self> {
+        /// Reports faults of user mode only, which is all that is needed and all that everybody may.
+        const USER_MODE_ONLY: i32 = 1;
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | USER_MODE_ONLY;
         // SAFETY: no memory is involved; the descriptor is ours alone.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
         if fd < 0 {
             let error = sys::last("userfaultfd");
             return Err(match sys::errno(&error) {
                 libc::ENOSYS => impossible("this kernel has no userfaultfd"),
-                libc::EPERM => impossible(
-                    "userfaultfd needs root, CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1",
-                ),
+                libc::EPERM => impossible("userfaultfd is not permitted here (a sandbox?)"),
                 _ => error,
             });
         }
