@@ -34,7 +34,12 @@ struct Ours(Arena);
 
 impl Ours {
     fn new(family: Family, lockdep: bool, threads: u32) -> Self {
-        let size = Size { vmas: OBJECTS, mms: 1, slots: OBJECTS, tasks: threads };
+        let size = Size {
+            vmas: OBJECTS,
+            mms: 1,
+            slots: OBJECTS,
+            tasks: threads,
+        };
         let arena = Arena::new(family, size, lockdep);
         let mut task = arena.thread(TaskId(0));
         task.mmap_write_lock(MM);
@@ -63,7 +68,9 @@ impl Subject for Ours {
             }
             Err(_) => {
                 thread.mmap_read_lock(MM);
-                let value = thread.find(MM, Slot(object)).map_or(0, |vma| self.0.peek(Word::Data(vma, 0)));
+                let value = thread
+                    .find(MM, Slot(object))
+                    .map_or(0, |vma| self.0.peek(Word::Data(vma, 0)));
                 thread.mmap_read_unlock(MM);
                 value
             }
@@ -156,8 +163,13 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let json = arguments.iter().any(|a| a == "--json");
     // `cargo test` runs benches, too, to see that they work.
-    let quick = arguments.iter().any(|a| a == "--quick" || a == "--test") || !arguments.iter().any(|a| a == "--bench");
-    let (time, samples) = if quick { (Duration::from_millis(20), 1) } else { (Duration::from_millis(300), 5) };
+    let quick = arguments.iter().any(|a| a == "--quick" || a == "--test")
+        || !arguments.iter().any(|a| a == "--bench");
+    let (time, samples) = if quick {
+        (Duration::from_millis(20), 1)
+    } else {
+        (Duration::from_millis(300), 5)
+    };
     let most = thread::available_parallelism().map_or(1, usize::from) as u32;
 
     let lines = || 0..OBJECTS;
@@ -179,8 +191,18 @@ fn main() {
             all[4].push(measure(&ours_rwsem, readers, write_every, time));
         }
         let medians = all.map(median);
-        let names = ["bundled 7.0", "parking_lot", "std", "bundled 7.0 + lockdep", "bundled 6.12"];
-        let writes = if write_every == 0 { "no writer".to_owned() } else { format!("a write every {write_every} us") };
+        let names = [
+            "bundled 7.0",
+            "parking_lot",
+            "std",
+            "bundled 7.0 + lockdep",
+            "bundled 6.12",
+        ];
+        let writes = if write_every == 0 {
+            "no writer".to_owned()
+        } else {
+            format!("a write every {write_every} us")
+        };
         println!("{readers} readers, {writes}:");
         for (name, speed) in names.iter().zip(medians) {
             println!("  {name:22} {speed:8.2} M reads/s  x{:.2}", speed / medians[0]);

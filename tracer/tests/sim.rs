@@ -46,7 +46,7 @@ fn engine_equals_truth(setup: Setup) {
     let mut compared = 0;
     for event in &events {
         engine.apply(event, &mut |_, meta| {
-            assert!(!meta.derived, "everything is observed")
+            assert!(!meta.derived, "everything is observed");
         });
         let Some(truth) = truths.get(&event.header.ts_ns) else {
             continue;

@@ -46,7 +46,13 @@ fn pair(
     roles: impl Fn(bool) -> Vec<Role>,
 ) -> Bug {
     let scenario = |on| Scenario::new(name, what, family, roles(on));
-    Bug { name, what, fix, on: scenario(true), off: scenario(false) }
+    Bug {
+        name,
+        what,
+        fix,
+        on: scenario(true),
+        off: scenario(false),
+    }
 }
 
 fn recycled(family: Family) -> Bug {
@@ -60,7 +66,12 @@ fn recycled(family: Family) -> Bug {
         "a reader drops a recycled VMA and then wakes the writer of the other mm, which may be freed by then",
         "hold on to the other mm before dropping the reference",
         family,
-        |_| vec![Role::new("reader", reader(A, LOW)), Role::new("mover", mover.clone())],
+        |_| {
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("mover", mover.clone()),
+            ]
+        },
     );
     bug.on = bug.on.with(change);
     bug
@@ -73,7 +84,12 @@ fn unordered(family: Family) -> Bug {
         "mm_lock_seq is read and advanced without order, so a reader may enter before it sees the writer's changes",
         "release when the write locks end, acquire when a reader compares",
         family,
-        |_| vec![Role::new("reader", reader(A, LOW)), Role::new("writer", writer(A, LOW))],
+        |_| {
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("writer", writer(A, LOW)),
+            ]
+        },
     );
     bug.on = bug.on.with(change).weak();
     bug.off = bug.off.weak();
@@ -103,7 +119,12 @@ fn anon_vma(family: Family) -> Bug {
         "look at it once the VMA is locked",
         family,
         |on| {
-            let mut fault = vec![Instr::LockVma(A, LOW), Instr::CheckAnon, Instr::UseAnon, Instr::EndRead];
+            let mut fault = vec![
+                Instr::LockVma(A, LOW),
+                Instr::CheckAnon,
+                Instr::UseAnon,
+                Instr::EndRead,
+            ];
             if on {
                 fault[1] = Instr::PeekAnon(A, LOW);
                 fault.swap(0, 1);
@@ -155,9 +176,19 @@ fn fault_under_mmap_lock(family: Family) -> Bug {
         |on| {
             let fault = [Instr::MmapReadLock(A), Instr::MmapReadUnlock(A)];
             let task = if on {
-                vec![Instr::MmapReadLock(A), fault[0], fault[1], Instr::MmapReadUnlock(A)]
+                vec![
+                    Instr::MmapReadLock(A),
+                    fault[0],
+                    fault[1],
+                    Instr::MmapReadUnlock(A),
+                ]
             } else {
-                vec![Instr::MmapReadLock(A), Instr::MmapReadUnlock(A), fault[0], fault[1]]
+                vec![
+                    Instr::MmapReadLock(A),
+                    Instr::MmapReadUnlock(A),
+                    fault[0],
+                    fault[1],
+                ]
             };
             vec![Role::new("task", task), Role::new("writer", writer(A, LOW))]
         },
@@ -174,7 +205,11 @@ fn inversion(family: Family) -> Bug {
         "release the VMA before taking the mmap_lock",
         family,
         |on| {
-            let mut task = vec![Instr::LockVma(A, LOW), Instr::MmapReadLock(A), Instr::MmapReadUnlock(A)];
+            let mut task = vec![
+                Instr::LockVma(A, LOW),
+                Instr::MmapReadLock(A),
+                Instr::MmapReadUnlock(A),
+            ];
             task.insert(if on { 3 } else { 1 }, Instr::EndRead);
             vec![Role::new("task", task), Role::new("writer", writer(A, LOW))]
         },

@@ -7,7 +7,11 @@ use super::state::State;
 
 /// Visits all states of a scenario, or stops at the first violation, whose schedule can be replayed.
 pub fn check(scenario: &Scenario, limit: u64) -> Outcome {
-    if scenario.weak { check_in::<Views>(scenario, limit) } else { check_in::<Interleaved>(scenario, limit) }
+    if scenario.weak {
+        check_in::<Views>(scenario, limit)
+    } else {
+        check_in::<Interleaved>(scenario, limit)
+    }
 }
 
 fn check_in<M: Memory>(scenario: &Scenario, limit: u64) -> Outcome {

@@ -99,8 +99,12 @@ impl From<FamilyArg> for Family {
 fn parse_bounds(text: &str) -> Result<Bounds, String> {
     let mut bounds = Bounds::default();
     for part in text.split(',') {
-        let (name, number) = part.split_once('=').ok_or_else(|| format!("`{part}` is not NAME=NUMBER"))?;
-        let number: u32 = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
+        let (name, number) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` is not NAME=NUMBER"))?;
+        let number: u32 = number
+            .parse()
+            .map_err(|_| format!("`{number}` is not a number"))?;
         match name {
             "readers" => bounds.readers = number,
             "writers" => bounds.writers = number,
@@ -177,9 +181,20 @@ fn list(family: Family, as_json: bool) -> anyhow::Result<u8> {
         }));
         return Ok(exit::DONE);
     }
-    println!("Scenarios ({}: {}, {}):", family.name(), family.flag_name(), family.limit_name());
+    println!(
+        "Scenarios ({}: {}, {}):",
+        family.name(),
+        family.flag_name(),
+        family.limit_name()
+    );
     for s in &scenarios {
-        println!("  {:22} {:11} {} tasks  {}", s.name, memory(s), s.roles.len(), s.about);
+        println!(
+            "  {:22} {:11} {} tasks  {}",
+            s.name,
+            memory(s),
+            s.roles.len(),
+            s.about
+        );
     }
     println!("\nBugs that the kernel had:");
     for b in &bugs {
@@ -201,12 +216,19 @@ fn run_one(name: &str, with: Option<&str>, family: Family, as_json: bool) -> any
         return Ok(run_bug(&bug, as_json));
     }
     let Some(mut scenario) = find(name, family, Bounds::default()) else {
-        eprintln!("{}", unknown("scenario", name, scenario_names(family)));
+        eprintln!("{}", unknown("scenario", name, &scenario_names(family)));
         return Ok(exit::USAGE);
     };
     if let Some(with) = with {
         let Some(change) = Alteration::from_name(with) else {
-            eprintln!("{}", unknown("mutant", with, Alteration::ALL.iter().map(|a| a.name()).collect()));
+            eprintln!(
+                "{}",
+                unknown(
+                    "mutant",
+                    with,
+                    &Alteration::ALL.iter().map(|a| a.name()).collect::<Vec<_>>()
+                )
+            );
             return Ok(exit::USAGE);
         };
         scenario = scenario.with(change);
@@ -230,13 +252,24 @@ fn code(outcome: &Outcome) -> u8 {
 
 fn scenario_names(family: Family) -> Vec<&'static str> {
     let bugs = bugs::all(family).into_iter().map(|b| b.name);
-    all(family, Bounds::default()).into_iter().map(|s| s.name).chain(bugs).collect()
+    all(family, Bounds::default())
+        .into_iter()
+        .map(|s| s.name)
+        .chain(bugs)
+        .collect()
 }
 
 /// The complaint about an unknown name, with the nearest one and the list.
-fn unknown(what: &str, name: &str, known: Vec<&'static str>) -> String {
-    let near = known.iter().min_by_key(|k| distance(k, name)).copied().unwrap_or_default();
-    format!("unknown {what} `{name}`; did you mean `{near}`?\nknown: {}", known.join(", "))
+fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    let near = known
+        .iter()
+        .min_by_key(|k| distance(k, name))
+        .copied()
+        .unwrap_or_default();
+    format!(
+        "unknown {what} `{name}`; did you mean `{near}`?\nknown: {}",
+        known.join(", ")
+    )
 }
 
 /// Levenshtein's distance.
@@ -264,7 +297,10 @@ fn run_bug(bug: &Bug, as_json: bool) -> u8 {
             "without": outcome_json(&bug.off, &off),
         }));
     } else {
-        println!("{}: {}.\nPut right: {}.\n\nWith the bug:", bug.name, bug.what, bug.fix);
+        println!(
+            "{}: {}.\nPut right: {}.\n\nWith the bug:",
+            bug.name, bug.what, bug.fix
+        );
         print_outcome(&bug.on, &on);
         println!("\nWithout it:");
         print_outcome(&bug.off, &off);
@@ -273,7 +309,8 @@ fn run_bug(bug: &Bug, as_json: bool) -> u8 {
         return code(&off);
     }
     // 6.12 cannot have the bug of recycling: there is nothing to find.
-    let found = matches!(on.ending, Ending::Violated(..)) || on.proved() && bug.on.rules.family == Family::Rwsem;
+    let found =
+        matches!(on.ending, Ending::Violated(..)) || on.proved() && bug.on.rules.family == Family::Rwsem;
     if found { exit::DONE } else { exit::FAILED }
 }
 
@@ -372,7 +409,7 @@ fn explore(bounds: Bounds, force: bool, as_json: bool) -> anyhow::Result<u8> {
             work.push(exclusion(Family::Refcnt7_0, more));
         }
     }
-    let done = in_parallel(work, as_json);
+    let done = in_parallel(&work, as_json);
 
     let bugs: Vec<(Bug, Outcome, Outcome)> = Family::ALL
         .into_iter()
@@ -383,8 +420,13 @@ fn explore(bounds: Bounds, force: bool, as_json: bool) -> anyhow::Result<u8> {
     let states: u64 = done.iter().map(|(_, o)| o.states).sum();
     let proved = done.iter().filter(|(_, o)| o.proved()).count();
     let violated = done.iter().any(|(_, o)| matches!(o.ending, Ending::Violated(..)))
-        || bugs.iter().any(|(_, _, off)| matches!(off.ending, Ending::Violated(..)));
-    let complete = !interrupted() && done.iter().all(|(_, o)| !matches!(o.ending, Ending::Interrupted | Ending::TooMany));
+        || bugs
+            .iter()
+            .any(|(_, _, off)| matches!(off.ending, Ending::Violated(..)));
+    let complete = !interrupted()
+        && done
+            .iter()
+            .all(|(_, o)| !matches!(o.ending, Ending::Interrupted | Ending::TooMany));
     let seconds = begun.elapsed().as_secs_f64();
     if as_json {
         print_json(&json!({
@@ -398,12 +440,22 @@ fn explore(bounds: Bounds, force: bool, as_json: bool) -> anyhow::Result<u8> {
     } else {
         println!();
         for (bug, on, off) in &bugs {
-            println!("{:5} {:24} with: {}; without: {}", bug.on.rules.family.name(), bug.name, verdict(on), verdict(off));
+            println!(
+                "{:5} {:24} with: {}; without: {}",
+                bug.on.rules.family.name(),
+                bug.name,
+                verdict(on),
+                verdict(off)
+            );
         }
         let word = if complete { "complete" } else { "INCOMPLETE" };
         println!(
             "\n{word}: {proved} of {} searches proved, {states} states, {seconds:.1} s; bounds readers={},writers={},detachers={},rounds={}",
-            done.len(), bounds.readers, bounds.writers, bounds.detachers, bounds.rounds
+            done.len(),
+            bounds.readers,
+            bounds.writers,
+            bounds.detachers,
+            bounds.rounds
         );
     }
     Ok(match (violated, complete) {
@@ -413,14 +465,14 @@ fn explore(bounds: Bounds, force: bool, as_json: bool) -> anyhow::Result<u8> {
     })
 }
 
-/// Searches on as many threads as there are processors, largest scenario first, printing each as it
-/// is done; returns those that were begun, in the order given.
-fn in_parallel(work: Vec<Scenario>, quiet: bool) -> Vec<(Scenario, Outcome)> {
+/// Searches on as many threads as there are processors, smallest scenario first, so that much is
+/// proved when somebody stops it; prints each as it is done; returns those that were begun, in the order given.
+fn in_parallel(work: &[Scenario], quiet: bool) -> Vec<(Scenario, Outcome)> {
     use std::sync::Mutex;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let size = |s: &Scenario| (s.name == "exclusion") as usize * 100 + s.roles.len();
     let mut order: Vec<usize> = (0..work.len()).collect();
-    order.sort_by_key(|&n| size(&work[n]));
+    order.sort_by_key(|&n| std::cmp::Reverse(size(&work[n])));
     let queue = Mutex::new(order);
     let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -441,7 +493,9 @@ fn in_parallel(work: Vec<Scenario>, quiet: bool) -> Vec<(Scenario, Outcome)> {
     });
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
     done.sort_by_key(|(n, _)| *n);
-    done.into_iter().map(|(n, outcome)| (work[n].clone(), outcome)).collect()
+    done.into_iter()
+        .map(|(n, outcome)| (work[n].clone(), outcome))
+        .collect()
 }
 
 fn run_mutants(as_json: bool) -> anyhow::Result<u8> {
@@ -453,7 +507,9 @@ fn run_mutants(as_json: bool) -> anyhow::Result<u8> {
         let fate = try_mutant(mutant);
         if !as_json {
             let what = match &fate.killed {
-                Some((scenario, violation, steps)) => format!("killed in {scenario} after {steps} steps: {violation}"),
+                Some((scenario, violation, steps)) => {
+                    format!("killed in {scenario} after {steps} steps: {violation}")
+                }
                 None if fate.undecided.is_empty() => "SURVIVED".into(),
                 None => format!("UNDECIDED in {}", fate.undecided.join(", ")),
             };
@@ -470,13 +526,19 @@ fn run_mutants(as_json: bool) -> anyhow::Result<u8> {
             json!({ "mutant": f.mutant.name(), "what": f.mutant.what(), "killed": killed, "states": f.states })
         };
         let mutants: Vec<_> = fates.iter().map(fate).collect();
-        print_json(&json!({ "killed": killed, "tried": tried, "complete": !interrupted(), "mutants": mutants }));
+        print_json(
+            &json!({ "killed": killed, "tried": tried, "complete": !interrupted(), "mutants": mutants }),
+        );
     } else if interrupted() {
         println!("INCOMPLETE, stopped: mutants killed {killed}/{tried} so far");
     } else {
         println!("mutants killed {killed}/{tried}");
     }
-    Ok(if killed == tried && !interrupted() { exit::DONE } else { exit::FAILED })
+    Ok(if killed == tried && !interrupted() {
+        exit::DONE
+    } else {
+        exit::FAILED
+    })
 }
 
 fn print_json(value: &Value) {
@@ -489,13 +551,23 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_offered() {
-        let complaint = unknown("scenario", "recyling", scenario_names(Family::Refcnt7_0));
-        assert!(complaint.starts_with("unknown scenario `recyling`; did you mean `recycling`?"), "{complaint}");
+        let complaint = unknown("scenario", "recyling", &scenario_names(Family::Refcnt7_0));
+        assert!(
+            complaint.starts_with("unknown scenario `recyling`; did you mean `recycling`?"),
+            "{complaint}"
+        );
     }
 
     #[test]
     fn bounds_are_parsed_and_limited() {
-        assert_eq!(parse_bounds("readers=3,rounds=2").unwrap(), Bounds { readers: 3, rounds: 2, ..Bounds::default() });
+        assert_eq!(
+            parse_bounds("readers=3,rounds=2").unwrap(),
+            Bounds {
+                readers: 3,
+                rounds: 2,
+                ..Bounds::default()
+            }
+        );
         for bad in ["readers", "readers=x", "cats=1", "readers=9", "rounds=0"] {
             assert!(parse_bounds(bad).is_err(), "{bad}");
         }
@@ -504,18 +576,38 @@ mod tests {
     /// Measured with the search itself; the estimate decides only about a refusal.
     #[test]
     fn the_estimate_is_of_the_right_size() {
-        for (readers, writers, rounds, measured) in
-            [(2, 1, 1, 24_060.0), (3, 1, 1, 203_262.0), (2, 2, 1, 203_060.0), (2, 1, 2, 100_261.0), (3, 2, 1, 1_773_810.0)]
-        {
-            let off = estimate(Bounds { readers, writers, detachers: 1, rounds }) / measured;
-            assert!((0.25..4.0).contains(&off), "{readers} {writers} {rounds}: off by {off}");
+        for (readers, writers, rounds, measured) in [
+            (2, 1, 1, 24_060.0),
+            (3, 1, 1, 203_262.0),
+            (2, 2, 1, 203_060.0),
+            (2, 1, 2, 100_261.0),
+            (3, 2, 1, 1_773_810.0),
+        ] {
+            let off = estimate(Bounds {
+                readers,
+                writers,
+                detachers: 1,
+                rounds,
+            }) / measured;
+            assert!(
+                (0.25..4.0).contains(&off),
+                "{readers} {writers} {rounds}: off by {off}"
+            );
         }
     }
 
     #[test]
     fn too_large_bounds_are_refused_with_an_estimate() {
-        let bounds = Bounds { readers: 5, writers: 2, detachers: 1, rounds: 1 };
+        let bounds = Bounds {
+            readers: 5,
+            writers: 2,
+            detachers: 1,
+            rounds: 1,
+        };
         let refusal = explore(bounds, false, true).unwrap_err().to_string();
-        assert!(refusal.contains("million states") && refusal.contains("--force"), "{refusal}");
+        assert!(
+            refusal.contains("million states") && refusal.contains("--force"),
+            "{refusal}"
+        );
     }
 }

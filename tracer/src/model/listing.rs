@@ -34,7 +34,11 @@ pub struct Line {
 
 /// Plays a schedule back, step by step.
 pub fn replay(scenario: &Scenario, moves: &[Move]) -> Vec<Line> {
-    if scenario.weak { replay_in::<Views>(scenario, moves) } else { replay_in::<Interleaved>(scenario, moves) }
+    if scenario.weak {
+        replay_in::<Views>(scenario, moves)
+    } else {
+        replay_in::<Interleaved>(scenario, moves)
+    }
 }
 
 fn replay_in<M: Memory>(scenario: &Scenario, moves: &[Move]) -> Vec<Line> {
@@ -46,7 +50,10 @@ fn replay_in<M: Memory>(scenario: &Scenario, moves: &[Move]) -> Vec<Line> {
     for &Move { who, pick } in moves {
         let before = state.tasks[who];
         let instr = scenario.roles[who].program[usize::from(before.pc)];
-        let mut effects = Effects { accesses: Some(Vec::new()), ..Effects::default() };
+        let mut effects = Effects {
+            accesses: Some(Vec::new()),
+            ..Effects::default()
+        };
         effects.choice.pick = pick;
         step(&mut state, &scenario.rules, &scenario.roles, who, &mut effects);
         let accesses = effects.accesses.unwrap_or_default();
@@ -135,7 +142,13 @@ fn value(word: Word, value: u32) -> String {
 }
 
 fn name(word: Word) -> String {
-    let numbered = |what: &str, n: u32| if n == 0 { what.to_owned() } else { format!("{what}[{n}]") };
+    let numbered = |what: &str, n: u32| {
+        if n == 0 {
+            what.to_owned()
+        } else {
+            format!("{what}[{n}]")
+        }
+    };
     match word {
         Word::Refcnt(v) => numbered("vm_refcnt", v.0),
         Word::LockSeq(v) => numbered("vm_lock_seq", v.0),
@@ -156,8 +169,11 @@ fn name(word: Word) -> String {
 }
 
 fn describe(access: &Access) -> String {
-    let (word, old, new) =
-        (name(access.word), value(access.word, access.old), value(access.word, access.new));
+    let (word, old, new) = (
+        name(access.word),
+        value(access.word, access.old),
+        value(access.word, access.new),
+    );
     match access.what {
         "load" | "look" if access.stale => format!("{word} = {old} (stale)"),
         "load" | "look" => format!("{word} = {old}"),
@@ -212,7 +228,13 @@ fn place(task: &TaskModel, instr: Instr) -> String {
 /// One letter per variant: `.` silent, `F` fires; with lockdep, then without.
 pub fn verdicts(state: &LockState) -> String {
     let letters = |lockdep| {
-        Variant::ALL.map(|v| if v.vma_assert_locked(lockdep, state).fires() { 'F' } else { '.' })
+        Variant::ALL.map(|v| {
+            if v.vma_assert_locked(lockdep, state).fires() {
+                'F'
+            } else {
+                '.'
+            }
+        })
     };
     let text = |letters: [char; 4]| letters.iter().collect::<String>();
     format!("{} {}", text(letters(Lockdep::On)), text(letters(Lockdep::Off)))
@@ -224,7 +246,11 @@ pub fn text(scenario: &Scenario, lines: &[Line]) -> String {
     acting.sort_unstable();
     acting.dedup();
     let width = |who: &usize| {
-        let widest = lines.iter().filter(|l| l.who == *who).map(|l| l.action.chars().count()).max();
+        let widest = lines
+            .iter()
+            .filter(|l| l.who == *who)
+            .map(|l| l.action.chars().count())
+            .max();
         widest.unwrap_or(0).max(scenario.roles[*who].name.len())
     };
     let widths: Vec<usize> = acting.iter().map(width).collect();
@@ -236,7 +262,11 @@ pub fn text(scenario: &Scenario, lines: &[Line]) -> String {
     for (n, line) in lines.iter().enumerate() {
         out += &format!("{:3}  ", n + 1);
         for (who, width) in acting.iter().zip(&widths) {
-            let action = if *who == line.who { line.action.as_str() } else { "" };
+            let action = if *who == line.who {
+                line.action.as_str()
+            } else {
+                ""
+            };
             out += &format!("{action:width$}  ");
         }
         let counted = if line.vma.0 == 0 {
@@ -257,7 +287,12 @@ first with lockdep, then without. '.' is silent, 'F' fires. F in vm_refcnt is VM
 /// The listing as data.
 pub fn json(scenario: &Scenario, lines: &[Line]) -> Value {
     let verdict = |line: &Line, lockdep| {
-        let of = |v: Variant| (v.name().to_owned(), json!(v.vma_assert_locked(lockdep, &line.state).to_string()));
+        let of = |v: Variant| {
+            (
+                v.name().to_owned(),
+                json!(v.vma_assert_locked(lockdep, &line.state).to_string()),
+            )
+        };
         Value::Object(Variant::ALL.map(of).into_iter().collect())
     };
     let lines = lines.iter().map(|line| {

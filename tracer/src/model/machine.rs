@@ -16,9 +16,17 @@ use super::script::{Instr, Role};
 use super::state::{Effects, ModelWorld, Rules, Running, State, Status, TaskModel, Violation};
 
 /// Takes the next step of task `who`, which must be able to take one, and checks what must hold.
-pub fn step<M: Memory>(state: &mut State<M>, rules: &Rules, roles: &[Role], who: usize, effects: &mut Effects) {
+pub fn step<M: Memory>(
+    state: &mut State<M>,
+    rules: &Rules,
+    roles: &[Role],
+    who: usize,
+    effects: &mut Effects,
+) {
     let instr = roles[who].program[usize::from(state.tasks[who].pc)];
-    let mut running = state.tasks[who].running.unwrap_or_else(|| start(&state.tasks[who], instr));
+    let mut running = state.tasks[who]
+        .running
+        .unwrap_or_else(|| start(&state.tasks[who], instr));
     state.tasks[who].status = Status::Ready;
     let vma_before = state.tasks[who].vma;
 
@@ -59,7 +67,12 @@ pub fn settle<M: Memory>(state: &mut State<M>, roles: &[Role], who: usize) {
             _ => task.pc += 1,
         }
     }
-    *task = TaskModel { status: Status::Done, vma: None, read: (0, 0), ..*task };
+    *task = TaskModel {
+        status: Status::Done,
+        vma: None,
+        read: (0, 0),
+        ..*task
+    };
     state.mem.retire(who);
 }
 
@@ -68,7 +81,9 @@ fn applies(task: &TaskModel, instr: Instr) -> bool {
     let mmap = |mm: MmId, mode| task.task.held.holds(LockClass::MmapLock, mm.0, mode);
     match instr {
         Instr::StartReadLocked(mm) => task.vma.is_some() && task.reading.is_none() && mmap(mm, None),
-        Instr::ReadData | Instr::CheckAnon | Instr::UseAnon | Instr::TouchPte | Instr::EndRead => task.reading.is_some(),
+        Instr::ReadData | Instr::CheckAnon | Instr::UseAnon | Instr::TouchPte | Instr::EndRead => {
+            task.reading.is_some()
+        }
         Instr::MmapWriteUnlock(mm) | Instr::MmapDowngrade(mm) => mmap(mm, Some(Mode::Exclusive)),
         Instr::MmapReadUnlock(mm) => mmap(mm, Some(Mode::Shared)),
         Instr::Find(mm, _) => mmap(mm, None),
@@ -107,7 +122,10 @@ fn start(task: &TaskModel, instr: Instr) -> Running {
         Instr::Detach(mm) => Running::Detach(MarkDetached::new(mm, vma)),
         Instr::Attach(..) => Running::Attach(MarkAttached { vma }),
         Instr::SpeculateBegin(mm) => Running::Begin(SpeculateTryBegin { mm }),
-        Instr::SpeculateEnd(mm) => Running::Retry(SpeculateRetry { mm, seq: task.seq.unwrap_or(0) }),
+        Instr::SpeculateEnd(mm) => Running::Retry(SpeculateRetry {
+            mm,
+            seq: task.seq.unwrap_or(0),
+        }),
         Instr::Kill(task) => Running::Kill(Kill::new(task)),
         _ => Running::Own { done: 0, first: 0 },
     }
@@ -126,8 +144,16 @@ fn advance<M: Memory>(
     let mut task = state.tasks[who].task;
     macro_rules! run {
         ($op:expr) => {{
-            let mut world = ModelWorld { state: &mut *state, rules, me: who, effects: &mut *effects };
-            let flow = $op.step(&mut Cx { world: &mut world, task: &mut task });
+            let mut world = ModelWorld {
+                state: &mut *state,
+                rules,
+                me: who,
+                effects: &mut *effects,
+            };
+            let flow = $op.step(&mut Cx {
+                world: &mut world,
+                task: &mut task,
+            });
             state.tasks[who].task = task;
             flow
         }};
@@ -212,7 +238,14 @@ fn advance<M: Memory>(
         },
         Running::Kill(op) => finish!(op, |_me, ()| {}),
         Running::Own { done, first } => {
-            let mut own = Own { state, rules, who, effects, done, first };
+            let mut own = Own {
+                state,
+                rules,
+                who,
+                effects,
+                done,
+                first,
+            };
             match own.step(instr) {
                 Some(Running::Own { .. }) => Flow::Again,
                 Some(other) => {
@@ -239,7 +272,12 @@ const GO_ON: Option<Running> = Some(Running::Own { done: 0, first: 0 });
 
 impl<M: Memory> Own<'_, M> {
     fn world(&mut self) -> ModelWorld<'_, M> {
-        ModelWorld { state: self.state, rules: self.rules, me: self.who, effects: self.effects }
+        ModelWorld {
+            state: self.state,
+            rules: self.rules,
+            me: self.who,
+            effects: self.effects,
+        }
     }
 
     fn me(&mut self) -> &mut TaskModel {
@@ -287,12 +325,14 @@ impl<M: Memory> Own<'_, M> {
                 }
             }
             Instr::UseAnon => {
-                if self.guarded(Word::Data(vma, 1)) == 0 {
+                let anon_vma = self.guarded(Word::Data(vma, 1));
+                if anon_vma == 0 {
                     self.effects.violate(Violation::WrongAssumption(vma));
                 }
             }
             Instr::CheckAnon => {
-                if self.guarded(Word::Data(vma, 1)) == 0 {
+                let anon_vma = self.guarded(Word::Data(vma, 1));
+                if anon_vma == 0 {
                     self.me().pc += 1;
                 }
             }

@@ -105,7 +105,10 @@ impl Memory for Interleaved {
     #[inline]
     fn load(&mut self, _: usize, at: usize, _: Ordering, choice: &mut Choice) -> Loaded {
         choice.count = choice.count.max(1);
-        Loaded { value: self.0[at], stale: false }
+        Loaded {
+            value: self.0[at],
+            stale: false,
+        }
     }
     #[inline]
     fn store(&mut self, _: usize, at: usize, value: u32, _: Ordering) {
@@ -198,17 +201,27 @@ impl Views {
 
     fn append(&mut self, task: usize, at: usize, value: u32, order: Ordering, carried: Option<View>) {
         let last = self.history[at].last().map_or(0, |m| m.at);
-        let position = last.checked_add(1).expect("fewer than 255 stores to a word can be visible");
+        let position = last
+            .checked_add(1)
+            .expect("fewer than 255 stores to a word can be visible");
         let t = &mut self.tasks[task];
         t.current[at] = position;
         t.acquired[at] = t.acquired[at].max(position);
-        let mut view = if Self::releases(order) { t.current } else { t.released };
+        let mut view = if Self::releases(order) {
+            t.current
+        } else {
+            t.released
+        };
         view[at] = position;
         if let Some(carried) = carried {
             // A read-modify-write goes on with the release sequence of what it read.
             join(&mut view, &carried);
         }
-        self.history[at].push(Message { at: position, value, view });
+        self.history[at].push(Message {
+            at: position,
+            value,
+            view,
+        });
         self.forget(at);
     }
 
@@ -243,9 +256,21 @@ impl Memory for Views {
 
     fn new(words: [u32; WORDS], tasks: usize) -> Self {
         let view = [0; WORDS];
-        let history = words.iter().map(|&value| vec![Message { at: 0, value, view }]).collect();
-        let task = TaskView { current: view, acquired: view, released: view, retired: false };
-        Self { history, tasks: vec![task; tasks], sc: view }
+        let history = words
+            .iter()
+            .map(|&value| vec![Message { at: 0, value, view }])
+            .collect();
+        let task = TaskView {
+            current: view,
+            acquired: view,
+            released: view,
+            retired: false,
+        };
+        Self {
+            history,
+            tasks: vec![task; tasks],
+            sc: view,
+        }
     }
 
     fn load(&mut self, task: usize, at: usize, order: Ordering, choice: &mut Choice) -> Loaded {
@@ -257,7 +282,10 @@ impl Memory for Views {
         let message = self.history[at][self.history[at].len() - 1 - back].clone();
         self.see(task, at, message.at, &message.view, order);
         self.forget(at);
-        Loaded { value: message.value, stale: back != 0 }
+        Loaded {
+            value: message.value,
+            stale: back != 0,
+        }
     }
 
     fn store(&mut self, task: usize, at: usize, value: u32, order: Ordering) {
@@ -306,7 +334,12 @@ impl Memory for Views {
 
     fn retire(&mut self, task: usize) {
         let none = [0; WORDS];
-        self.tasks[task] = TaskView { current: none, acquired: none, released: none, retired: true };
+        self.tasks[task] = TaskView {
+            current: none,
+            acquired: none,
+            released: none,
+            retired: true,
+        };
         for at in 0..WORDS {
             self.forget(at);
         }
@@ -337,12 +370,20 @@ mod tests {
     /// Message passing: with release and acquire the second load cannot be stale, without it can.
     #[test]
     fn message_passing() {
-        for (store, load, stale) in [(Release, Acquire, false), (Relaxed, Acquire, true), (Release, Relaxed, true)] {
+        for (store, load, stale) in [
+            (Release, Acquire, false),
+            (Relaxed, Acquire, true),
+            (Release, Relaxed, true),
+        ] {
             let mut mem = Views::new([0; WORDS], 3);
             mem.store(0, X, 1, Relaxed);
             mem.store(0, Y, 1, store);
             assert_eq!(mem.load(1, Y, load, &mut Choice::default()).value, 1);
-            assert_eq!(choices(&mem, 1, X, Relaxed).contains(&0), stale, "{store:?} {load:?}");
+            assert_eq!(
+                choices(&mem, 1, X, Relaxed).contains(&0),
+                stale,
+                "{store:?} {load:?}"
+            );
         }
     }
 

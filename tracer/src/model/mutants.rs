@@ -25,7 +25,12 @@ const LIMIT: u64 = 4_000_000;
 
 /// Tries one mutant on all scenarios, cheapest first, until one kills it.
 pub fn try_mutant(mutant: Alteration) -> Fate {
-    let mut fate = Fate { mutant, killed: None, states: 0, undecided: Vec::new() };
+    let mut fate = Fate {
+        mutant,
+        killed: None,
+        states: 0,
+        undecided: Vec::new(),
+    };
     for scenario in by_cost() {
         let name = scenario.name;
         let outcome = check(&scenario.with(mutant), LIMIT);

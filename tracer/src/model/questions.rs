@@ -1,6 +1,8 @@
 //! What the mail thread leaves open, answered by the search, as text for `docs/assertions.md`.
 
-use tracer_common::lock::assertion::{vma_assert_locked_lockdep_first, vma_assert_locked_merged, vma_assert_locked_v2};
+use tracer_common::lock::assertion::{
+    vma_assert_locked_lockdep_first, vma_assert_locked_merged, vma_assert_locked_v2,
+};
 use tracer_common::lock::refcnt::is_vma_writer_only;
 use tracer_common::lock::{Family, Lockdep, VM_REFCNT_EXCLUDE_READERS_FLAG, VmaId, Word};
 
@@ -48,7 +50,11 @@ fn writer_only(state: &Now) -> bool {
 }
 
 fn referenced(state: &Now) -> usize {
-    state.tasks().iter().filter(|t| t.reference() == Some(VMA)).count()
+    state
+        .tasks()
+        .iter()
+        .filter(|t| t.reference() == Some(VMA))
+        .count()
 }
 
 fn small() -> Scenario {
@@ -56,7 +62,10 @@ fn small() -> Scenario {
         "question",
         "",
         FAMILY,
-        vec![Role::new("reader", reader(A, LOW)), Role::new("detacher", detacher(A, LOW))],
+        vec![
+            Role::new("reader", reader(A, LOW)),
+            Role::new("detacher", detacher(A, LOW)),
+        ],
     )
 }
 
@@ -75,7 +84,11 @@ impl Page {
 
     fn show_moves(&mut self, caption: &str, scenario: &Scenario, moves: &[super::search::Move]) {
         let lines = replay(scenario, moves);
-        self.out += &format!("{caption} ({} steps):\n\n```text\n{}```\n\n", lines.len(), text(scenario, &lines));
+        self.out += &format!(
+            "{caption} ({} steps):\n\n```text\n{}```\n\n",
+            lines.len(),
+            text(scenario, &lines)
+        );
     }
 
     /// Proves that no state is `bad`; panics with the schedule otherwise, since the text claims so.
@@ -83,7 +96,12 @@ impl Page {
         let mut states = 0;
         for scenario in scenarios {
             let outcome = reach(scenario, &bad);
-            assert!(outcome.ending == Ending::Complete, "{claim}: {} {:?}", scenario.name, outcome.ending);
+            assert!(
+                outcome.ending == Ending::Complete,
+                "{claim}: {} {:?}",
+                scenario.name,
+                outcome.ending
+            );
             states += outcome.states;
         }
         self.say(&format!("Proved in {states} states: {claim}"));
@@ -95,7 +113,9 @@ impl Page {
             "**Confirmed, for a temporary reader of a VMA that is being detached.** The detacher waits for F, \
              the writer for F+1; the predicate accepts both, so F+1 in front of a detacher means one reader left.",
         );
-        self.show("Shortest schedule", &small(), |s| writer_only(s) && referenced(s) > 0);
+        self.show("Shortest schedule", &small(), |s| {
+            writer_only(s) && referenced(s) > 0
+        });
         let bounds = bounded();
         self.never(
             "no task that has its read lock ever sees a positive answer; it sees F+2 or more while a writer waits.",
@@ -106,7 +126,10 @@ impl Page {
             "where the answer is positive and a reference is left, the value is F+1, and a detacher waits.",
             &bounds,
             |s| {
-                let detaching = s.tasks().iter().any(|t| matches!(t.running, Some(Running::Detach(_))));
+                let detaching = s
+                    .tasks()
+                    .iter()
+                    .any(|t| matches!(t.running, Some(Running::Detach(_))));
                 writer_only(s)
                     && referenced(s) > 0
                     && !(s.newest(Word::Refcnt(VMA)) == VM_REFCNT_EXCLUDE_READERS_FLAG + 1 && detaching)
@@ -123,24 +146,34 @@ impl Page {
              the write lock, so what v2 then asserts is true.",
         );
         let bounds = bounded();
-        self.never("where the predicate is falsely positive, there is exactly one reference.", &bounds, |s| {
-            writer_only(s) && referenced(s) > 1
-        });
-        self.show("The state before it, count 1: here the count tells nobody of the reader, not even the baseline", &small(), |s| {
-            s.newest(Word::Refcnt(VMA)) == 1 && referenced(s) > 0
-        });
-        self.never("v2 is silent for every detacher that sees such a value.", &bounds, |s| {
-            writer_only(s)
-                && referenced(s) > 0
-                && (0..s.tasks().len()).any(|who| {
-                    standing(s, who) == Standing::Detacher
-                        && matches!(s.tasks[who].running, Some(Running::Detach(_)))
-                        && vma_assert_locked_v2(Lockdep::On, &lock_state(s, who, VMA)).fires()
-                })
-        });
-        self.show("A detacher sees it, and is not the temporary reader", &small(), |s| {
-            writer_only(s) && referenced(s) > 0 && standing(s, 1) == Standing::Detacher
-        });
+        self.never(
+            "where the predicate is falsely positive, there is exactly one reference.",
+            &bounds,
+            |s| writer_only(s) && referenced(s) > 1,
+        );
+        self.show(
+            "The state before it, count 1: here the count tells nobody of the reader, not even the baseline",
+            &small(),
+            |s| s.newest(Word::Refcnt(VMA)) == 1 && referenced(s) > 0,
+        );
+        self.never(
+            "v2 is silent for every detacher that sees such a value.",
+            &bounds,
+            |s| {
+                writer_only(s)
+                    && referenced(s) > 0
+                    && (0..s.tasks().len()).any(|who| {
+                        standing(s, who) == Standing::Detacher
+                            && matches!(s.tasks[who].running, Some(Running::Detach(_)))
+                            && vma_assert_locked_v2(Lockdep::On, &lock_state(s, who, VMA)).fires()
+                    })
+            },
+        );
+        self.show(
+            "A detacher sees it, and is not the temporary reader",
+            &small(),
+            |s| writer_only(s) && referenced(s) > 0 && standing(s, 1) == Standing::Detacher,
+        );
     }
 
     fn second_version(&mut self) {
@@ -154,7 +187,10 @@ impl Page {
             "question",
             "",
             FAMILY,
-            vec![Role::new("reader", reader(A, LOW)), Role::new("writer", writer(A, LOW))],
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("writer", writer(A, LOW)),
+            ],
         );
         let fires = |s: &Now, lockdep| {
             (0..s.tasks().len()).any(|who| {
@@ -162,16 +198,28 @@ impl Page {
                     && vma_assert_locked_v2(lockdep, &lock_state(s, who, VMA)).fires()
             })
         };
-        self.show("Shortest schedule; the writer asserts after the last step", &scenario, |s| fires(s, Lockdep::On));
+        self.show(
+            "Shortest schedule; the writer asserts after the last step",
+            &scenario,
+            |s| fires(s, Lockdep::On),
+        );
         let bounds = bounded();
-        self.never("without lockdep v2 never fires on a writer.", &bounds, |s| fires(s, Lockdep::Off));
-        self.never("v2 never fires on a reader that has its lock, with lockdep or without.", &bounds, |s| {
-            (0..s.tasks().len()).any(|who| {
-                let state = lock_state(s, who, VMA);
-                standing(s, who) == Standing::Reader
-                    && [Lockdep::On, Lockdep::Off].iter().any(|&l| vma_assert_locked_v2(l, &state).fires())
-            })
+        self.never("without lockdep v2 never fires on a writer.", &bounds, |s| {
+            fires(s, Lockdep::Off)
         });
+        self.never(
+            "v2 never fires on a reader that has its lock, with lockdep or without.",
+            &bounds,
+            |s| {
+                (0..s.tasks().len()).any(|who| {
+                    let state = lock_state(s, who, VMA);
+                    standing(s, who) == Standing::Reader
+                        && [Lockdep::On, Lockdep::Off]
+                            .iter()
+                            .any(|&l| vma_assert_locked_v2(l, &state).fires())
+                })
+            },
+        );
     }
 
     fn lockdep_first(&mut self, survey: &Survey) {
@@ -185,15 +233,23 @@ impl Page {
         let differs = |s: &Now| {
             (0..s.tasks().len()).any(|who| {
                 let state = lock_state(s, who, VMA);
-                vma_assert_locked_lockdep_first(Lockdep::On, &state) != vma_assert_locked_merged(Lockdep::On, &state)
+                vma_assert_locked_lockdep_first(Lockdep::On, &state)
+                    != vma_assert_locked_merged(Lockdep::On, &state)
             })
         };
-        self.never("with lockdep, lockdep-first and merged never differ.", &bounded(), differs);
+        self.never(
+            "with lockdep, lockdep-first and merged never differ.",
+            &bounded(),
+            differs,
+        );
     }
 
     fn claim_right(&mut self, survey: &Survey, name: &str, lockdep: Lockdep) {
         let columns = Column::all();
-        let column = columns.iter().find(|c| c.name == name && c.lockdep == lockdep).expect("a column of that name");
+        let column = columns
+            .iter()
+            .find(|c| c.name == name && c.lockdep == lockdep)
+            .expect("a column of that name");
         let wrong: Vec<_> = survey.wrong(column).collect();
         assert!(survey.complete && wrong.is_empty(), "{name}: wrong in {wrong:?}");
         self.say(&format!(
@@ -225,18 +281,26 @@ impl Page {
             let state = lock_state(s, 2, VMA);
             !vma_assert_locked_merged(Lockdep::Off, &state).fires()
         };
-        self.show("Silent for a bystander because another task reads", &scenario, |s| {
-            silent(s) && s.newest(Word::Refcnt(VMA)) > 1
-        });
-        self.show("Silent for a bystander because another task has it write-locked", &scenario, |s| {
-            silent(s) && s.newest(Word::Refcnt(VMA)) == 1
-        });
-        self.show("Warns of a detached VMA; with lockdep it is silent", &small(), |s| {
-            let state = lock_state(s, 1, VMA);
-            standing(s, 1) == Standing::Detacher
-                && vma_assert_locked_merged(Lockdep::Off, &state).fires()
-                && !vma_assert_locked_merged(Lockdep::On, &state).fires()
-        });
+        self.show(
+            "Silent for a bystander because another task reads",
+            &scenario,
+            |s| silent(s) && s.newest(Word::Refcnt(VMA)) > 1,
+        );
+        self.show(
+            "Silent for a bystander because another task has it write-locked",
+            &scenario,
+            |s| silent(s) && s.newest(Word::Refcnt(VMA)) == 1,
+        );
+        self.show(
+            "Warns of a detached VMA; with lockdep it is silent",
+            &small(),
+            |s| {
+                let state = lock_state(s, 1, VMA);
+                standing(s, 1) == Standing::Detacher
+                    && vma_assert_locked_merged(Lockdep::Off, &state).fires()
+                    && !vma_assert_locked_merged(Lockdep::On, &state).fires()
+            },
+        );
     }
 
     fn wrong(&mut self, survey: &Survey) {
@@ -252,7 +316,11 @@ impl Page {
         ));
         self.out += "| assertion | lockdep | wrong | asking task | vm_refcnt | seq equal | mmap_lock |\n|---|---|---|---|---|---|---|\n";
         for column in Column::all() {
-            let lockdep = if column.lockdep == Lockdep::On { "on" } else { "off" };
+            let lockdep = if column.lockdep == Lockdep::On {
+                "on"
+            } else {
+                "off"
+            };
             let mut any = false;
             for (row, _, fires) in survey.wrong(&column) {
                 any = true;
@@ -278,7 +346,10 @@ impl Page {
         self.say("Where the kernel makes no claim (F fires, . silent; baseline, v2, lockdep-first, merged):");
         self.out += "| asking task | vm_refcnt | seq equal | mmap_lock | lockdep on | lockdep off |\n|---|---|---|---|---|---|\n";
         for (row, example) in &survey.rows {
-            if Column::all()[0].should_fire(row.standing, &example.state).is_some() {
+            if Column::all()[0]
+                .should_fire(row.standing, &example.state)
+                .is_some()
+            {
                 continue;
             }
             let verdicts = super::listing::verdicts(&example.state);
@@ -296,8 +367,15 @@ impl Page {
 
 /// The bounds that "proved" refers to.
 fn bounded() -> Vec<Scenario> {
-    let recycling = super::scenario::all(FAMILY, Bounds::default()).into_iter().filter(|s| {
-        matches!(s.name, "recycling" | "recycling-both" | "downgrade" | "killed-writer" | "fallback")
-    });
-    std::iter::once(exclusion(FAMILY, Bounds::default())).chain(recycling).collect()
+    let recycling = super::scenario::all(FAMILY, Bounds::default())
+        .into_iter()
+        .filter(|s| {
+            matches!(
+                s.name,
+                "recycling" | "recycling-both" | "downgrade" | "killed-writer" | "fallback"
+            )
+        });
+    std::iter::once(exclusion(FAMILY, Bounds::default()))
+        .chain(recycling)
+        .collect()
 }

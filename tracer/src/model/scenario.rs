@@ -43,7 +43,12 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { readers: 2, writers: 1, detachers: 1, rounds: 1 }
+        Self {
+            readers: 2,
+            writers: 1,
+            detachers: 1,
+            rounds: 1,
+        }
     }
 }
 
@@ -130,7 +135,16 @@ impl Scenario {
             overflow: false,
             phantom_readers: 0,
         };
-        Self { name, about, weak: false, rules, roles, mapped: vec![(A, LOW)], mm_seq: 2, anon: 0 }
+        Self {
+            name,
+            about,
+            weak: false,
+            rules,
+            roles,
+            mapped: vec![(A, LOW)],
+            mm_seq: 2,
+            anon: 0,
+        }
     }
 
     /// The same with one change of the lock.
@@ -193,7 +207,12 @@ pub fn exclusion(family: Family, bounds: Bounds) -> Scenario {
     roles.extend((1..=bounds.readers).map(|n| named("reader", n, &again(reader(A, LOW)))));
     roles.extend((1..=bounds.writers).map(|n| named("writer", n, &writer(A, LOW))));
     roles.extend((1..=bounds.detachers).map(|n| named("detacher", n, &detacher(A, LOW))));
-    Scenario::new("exclusion", "readers, a writer and a detacher on one VMA", family, roles)
+    Scenario::new(
+        "exclusion",
+        "readers, a writer and a detacher on one VMA",
+        family,
+        roles,
+    )
 }
 
 /// All scenarios, for a family. Those in weak memory come last.
@@ -223,10 +242,13 @@ fn interleaved(family: Family, bounds: Bounds) -> Vec<Scenario> {
     let mut overflow = new(
         "overflow",
         "2^31 write cycles on, an unlocked VMA seems locked, and only that",
-        with(readers(2, &persistent_reader(A, LOW)), vec![Role::new("writer", [
-            Instr::MmapWriteLock(A, false),
-            Instr::MmapWriteUnlock(A),
-        ])]),
+        with(
+            readers(2, &persistent_reader(A, LOW)),
+            vec![Role::new(
+                "writer",
+                [Instr::MmapWriteLock(A, false), Instr::MmapWriteUnlock(A)],
+            )],
+        ),
     );
     overflow.mm_seq = 0;
     overflow.rules.overflow = true;
@@ -242,17 +264,23 @@ fn interleaved(family: Family, bounds: Bounds) -> Vec<Scenario> {
         "two-vmas",
         "one writer locks two VMAs, and one unlock releases both",
         with(
-            vec![Role::new("reader1", reader(A, LOW)), Role::new("reader2", reader(A, HIGH))],
-            vec![Role::new("writer", [
-                Instr::MmapWriteLock(A, false),
-                Instr::Find(A, LOW),
-                Instr::StartWrite(A, false),
-                Instr::WriteData(7),
-                Instr::Find(A, HIGH),
-                Instr::StartWrite(A, false),
-                Instr::WriteData(7),
-                Instr::MmapWriteUnlock(A),
-            ])],
+            vec![
+                Role::new("reader1", reader(A, LOW)),
+                Role::new("reader2", reader(A, HIGH)),
+            ],
+            vec![Role::new(
+                "writer",
+                [
+                    Instr::MmapWriteLock(A, false),
+                    Instr::Find(A, LOW),
+                    Instr::StartWrite(A, false),
+                    Instr::WriteData(7),
+                    Instr::Find(A, HIGH),
+                    Instr::StartWrite(A, false),
+                    Instr::WriteData(7),
+                    Instr::MmapWriteUnlock(A),
+                ],
+            )],
         ),
     );
     two_vmas.mapped.push((A, HIGH));
@@ -262,7 +290,10 @@ fn interleaved(family: Family, bounds: Bounds) -> Vec<Scenario> {
         new(
             "recycling",
             "a VMA leaves one mm, is reused in the other, and that mm ends, under a reader of the first",
-            with(readers(bounds.readers, &reader(A, LOW)), vec![Role::new("mover", mover())]),
+            with(
+                readers(bounds.readers, &reader(A, LOW)),
+                vec![Role::new("mover", mover())],
+            ),
         ),
         new(
             "recycling-both",
@@ -284,14 +315,17 @@ fn interleaved(family: Family, bounds: Bounds) -> Vec<Scenario> {
             "a writer keeps the mmap_lock shared; others lock the VMA with it or without",
             vec![
                 Role::new("reader", persistent_reader(A, LOW)),
-                Role::new("holder", [
-                    Instr::MmapReadLock(A),
-                    Instr::Find(A, LOW),
-                    Instr::StartReadLocked(A),
-                    Instr::MmapReadUnlock(A),
-                    Instr::ReadData,
-                    Instr::EndRead,
-                ]),
+                Role::new(
+                    "holder",
+                    [
+                        Instr::MmapReadLock(A),
+                        Instr::Find(A, LOW),
+                        Instr::StartReadLocked(A),
+                        Instr::MmapReadUnlock(A),
+                        Instr::ReadData,
+                        Instr::EndRead,
+                    ],
+                ),
                 Role::new("writer", downgrading),
             ],
         ),
@@ -318,7 +352,10 @@ fn interleaved(family: Family, bounds: Bounds) -> Vec<Scenario> {
         new(
             "fallback",
             "readers that fail take the mmap_lock shared and then the VMA's",
-            with(readers(2, &persistent_reader(A, LOW)), vec![Role::new("writer", writer(A, LOW))]),
+            with(
+                readers(2, &persistent_reader(A, LOW)),
+                vec![Role::new("writer", writer(A, LOW))],
+            ),
         ),
         two_vmas,
         new(
@@ -326,29 +363,40 @@ fn interleaved(family: Family, bounds: Bounds) -> Vec<Scenario> {
             "the mmap_lock is tried while a writer comes and goes",
             vec![
                 Role::new("reader", reader(A, LOW)),
-                Role::new("trier", [
-                    Instr::MmapReadTrylock(A),
-                    Instr::Find(A, LOW),
-                    Instr::StartReadLocked(A),
-                    Instr::MmapReadUnlock(A),
-                    Instr::ReadData,
-                    Instr::EndRead,
-                ]),
+                Role::new(
+                    "trier",
+                    [
+                        Instr::MmapReadTrylock(A),
+                        Instr::Find(A, LOW),
+                        Instr::StartReadLocked(A),
+                        Instr::MmapReadUnlock(A),
+                        Instr::ReadData,
+                        Instr::EndRead,
+                    ],
+                ),
                 Role::new("writer", writer(A, LOW)),
             ],
         ),
-        new("speculation", "reading without any lock, validated by the sequence number", vec![
-            Role::new("speculator", speculator()),
-            Role::new("writer", writer(A, LOW)),
-            Role::new("reader", reader(A, LOW)),
-        ]),
+        new(
+            "speculation",
+            "reading without any lock, validated by the sequence number",
+            vec![
+                Role::new("speculator", speculator()),
+                Role::new("writer", writer(A, LOW)),
+                Role::new("reader", reader(A, LOW)),
+            ],
+        ),
         overflow,
         limit,
     ]
 }
 
 fn speculator() -> Vec<Instr> {
-    vec![Instr::SpeculateBegin(A), Instr::SpeculateRead(VmaId(0)), Instr::SpeculateEnd(A)]
+    vec![
+        Instr::SpeculateBegin(A),
+        Instr::SpeculateRead(VmaId(0)),
+        Instr::SpeculateEnd(A),
+    ]
 }
 
 fn weak(family: Family) -> Vec<Scenario> {
@@ -362,41 +410,72 @@ fn weak(family: Family) -> Vec<Scenario> {
         Instr::MmapWriteUnlock(A),
     ];
     vec![
-        new("weak-publish", "a reader sees all that a writer changed before it", vec![
-            Role::new("reader", reader(A, LOW)),
-            Role::new("writer", writer(A, LOW)),
-        ]),
-        new("weak-pte", "a writer sees all that a reader changed before it", vec![
-            Role::new("reader", toucher),
-            Role::new("writer", unmapper),
-        ]),
-        new("weak-recycled", "a reader sees the life of the VMA that it counted itself into", vec![
-            Role::new("reader", reader(A, LOW)),
-            Role::new("mover", [&detacher(A, LOW)[..], &mapper(B, LOW)[..]].concat()),
-        ]),
-        new("weak-writers", "a reader sees what a writer changed, also after the next writer came", vec![
-            Role::new("reader", reader(A, LOW)),
-            Role::new("writer", writer(A, LOW)),
-            Role::new("other", [Instr::MmapWriteLock(A, false), Instr::MmapWriteUnlock(A)]),
-        ]),
-        new("weak-exclusion", "two readers and a detacher on one VMA", vec![
-            Role::new("reader", reader(A, LOW)),
-            Role::new("toucher", toucher),
-            Role::new("detacher", detacher(A, LOW)),
-        ]),
-        new("weak-speculation", "what is read under a valid speculation is consistent", vec![
-            Role::new("speculator", speculator()),
-            Role::new("writer", writer(A, LOW)),
-        ]),
-        new("weak-speculation-mmap", "the same for what only the mmap_lock guards", vec![
-            Role::new("speculator", speculator()),
-            Role::new("writer", [
-                Instr::MmapWriteLock(A, false),
-                Instr::Find(A, LOW),
-                Instr::WriteData(7),
-                Instr::MmapWriteUnlock(A),
-            ]),
-        ]),
+        new(
+            "weak-publish",
+            "a reader sees all that a writer changed before it",
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("writer", writer(A, LOW)),
+            ],
+        ),
+        new(
+            "weak-pte",
+            "a writer sees all that a reader changed before it",
+            vec![Role::new("reader", toucher), Role::new("writer", unmapper)],
+        ),
+        new(
+            "weak-recycled",
+            "a reader sees the life of the VMA that it counted itself into",
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("mover", [&detacher(A, LOW)[..], &mapper(B, LOW)[..]].concat()),
+            ],
+        ),
+        new(
+            "weak-writers",
+            "a reader sees what a writer changed, also after the next writer came",
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("writer", writer(A, LOW)),
+                Role::new(
+                    "other",
+                    [Instr::MmapWriteLock(A, false), Instr::MmapWriteUnlock(A)],
+                ),
+            ],
+        ),
+        new(
+            "weak-exclusion",
+            "two readers and a detacher on one VMA",
+            vec![
+                Role::new("reader", reader(A, LOW)),
+                Role::new("toucher", toucher),
+                Role::new("detacher", detacher(A, LOW)),
+            ],
+        ),
+        new(
+            "weak-speculation",
+            "what is read under a valid speculation is consistent",
+            vec![
+                Role::new("speculator", speculator()),
+                Role::new("writer", writer(A, LOW)),
+            ],
+        ),
+        new(
+            "weak-speculation-mmap",
+            "the same for what only the mmap_lock guards",
+            vec![
+                Role::new("speculator", speculator()),
+                Role::new(
+                    "writer",
+                    [
+                        Instr::MmapWriteLock(A, false),
+                        Instr::Find(A, LOW),
+                        Instr::WriteData(7),
+                        Instr::MmapWriteUnlock(A),
+                    ],
+                ),
+            ],
+        ),
     ]
 }
 

@@ -100,7 +100,10 @@ pub struct Role {
 impl Role {
     /// A task with this name and program.
     pub fn new(name: impl Into<String>, program: impl Into<Vec<Instr>>) -> Self {
-        Self { name: name.into(), program: program.into() }
+        Self {
+            name: name.into(),
+            program: program.into(),
+        }
     }
 
     /// May tasks that run this program be exchanged for one another without any difference?

@@ -103,7 +103,10 @@ impl Lanes {
             wide as u64 ^ (wide >> 64) as u64
         };
         self.0 = fold(self.0 ^ word, 0x9e37_79b9_7f4a_7c15);
-        self.1 = fold(self.1.rotate_left(23) ^ word ^ 0x5851_f42d_4c95_7f2d, 0xd6e8_feb8_6659_fd93);
+        self.1 = fold(
+            self.1.rotate_left(23) ^ word ^ 0x5851_f42d_4c95_7f2d,
+            0xd6e8_feb8_6659_fd93,
+        );
     }
 }
 
@@ -171,7 +174,10 @@ impl<'a, M: Memory> Search<'a, M> {
         if symmetry && !M::WEAK && scenario.rules.family != tracer_common::lock::Family::Rwsem {
             for (n, role) in scenario.roles.iter().enumerate() {
                 let program = |m: usize| &scenario.roles[m].program;
-                match groups.iter_mut().find(|g| role.interchangeable() && *program(g[0]) == role.program) {
+                match groups
+                    .iter_mut()
+                    .find(|g| role.interchangeable() && *program(g[0]) == role.program)
+                {
                     Some(group) => group.push(n),
                     None => groups.push(vec![n]),
                 }
@@ -226,7 +232,10 @@ impl<'a, M: Memory> Search<'a, M> {
         self.seen.insert(fingerprint(&first), 0);
         self.parents.push(u32::MAX);
         let mut ending = Ending::Complete;
-        if goal(Visit { state: &first, number: 0 }) {
+        if goal(Visit {
+            state: &first,
+            number: 0,
+        }) {
             ending = Ending::Reached(Vec::new());
         }
         self.queue.push_back((0, 0, first));
@@ -247,7 +256,13 @@ impl<'a, M: Memory> Search<'a, M> {
                     let mut next = state.clone();
                     let mut effects = Effects::default();
                     effects.choice.pick = pick;
-                    step(&mut next, &self.scenario.rules, &self.scenario.roles, who, &mut effects);
+                    step(
+                        &mut next,
+                        &self.scenario.rules,
+                        &self.scenario.roles,
+                        who,
+                        &mut effects,
+                    );
                     steps += 1;
                     if let Some(violation) = effects.violation {
                         let mut moves = self.schedule(number);
@@ -260,7 +275,10 @@ impl<'a, M: Memory> Search<'a, M> {
                     let print = fingerprint(&next);
                     if *self.seen.entry(print).or_insert(new_number) == new_number {
                         self.parents.push(number);
-                        if goal(Visit { state: &next, number: new_number }) {
+                        if goal(Visit {
+                            state: &next,
+                            number: new_number,
+                        }) {
                             ending = Ending::Reached(self.schedule(new_number));
                             break 'search;
                         }
@@ -286,7 +304,13 @@ impl<'a, M: Memory> Search<'a, M> {
             }
         }
         let states = self.parents.len() as u64;
-        Outcome { ending, states, steps, depth, time: begun.elapsed() }
+        Outcome {
+            ending,
+            states,
+            steps,
+            depth,
+            time: begun.elapsed(),
+        }
     }
 
     /// The moves that lead to a state: found again by walking from the start and comparing
@@ -317,7 +341,13 @@ impl<'a, M: Memory> Search<'a, M> {
                 let mut next = state.clone();
                 let mut effects = Effects::default();
                 effects.choice.pick = pick;
-                step(&mut next, &self.scenario.rules, &self.scenario.roles, who, &mut effects);
+                step(
+                    &mut next,
+                    &self.scenario.rules,
+                    &self.scenario.roles,
+                    who,
+                    &mut effects,
+                );
                 self.canonical(&mut next);
                 if self.seen.get(&fingerprint(&next)) == Some(&wanted) {
                     return (next, Move { who, pick });

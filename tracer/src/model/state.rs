@@ -12,8 +12,8 @@ use tracer_common::lock::read::{LockVmaUnderRcu, Put, StartReadLocked};
 use tracer_common::lock::world::Note;
 use tracer_common::lock::write::{InitVma, MarkAttached, MarkDetached, StartWrite};
 use tracer_common::lock::{
-    Alteration, Family, MmId, RefcntClass, Slot, Task, TaskId, VM_REFCNT_EXCLUDE_READERS_FLAG, VM_REFCNT_LIMIT, VmaId,
-    Warning, Word, World,
+    Alteration, Family, MmId, RefcntClass, Slot, Task, TaskId, VM_REFCNT_EXCLUDE_READERS_FLAG,
+    VM_REFCNT_LIMIT, VmaId, Warning, Word, World,
 };
 
 use super::memory::{Choice, MMS, Memory, TASKS, VMAS, index};
@@ -304,7 +304,8 @@ pub struct ModelWorld<'a, M> {
 
 impl<M: Memory> ModelWorld<'_, M> {
     fn check_freed(&mut self, at: Word) {
-        if let Word::MmSeq(mm) | Word::MmapLock(mm) | Word::Waiter(mm) | Word::MmCount(mm) | Word::Tree(mm, _) = at
+        if let Word::MmSeq(mm) | Word::MmapLock(mm) | Word::Waiter(mm) | Word::MmCount(mm) | Word::Tree(mm, _) =
+            at
             && self.state.mem.newest(index(Word::MmCount(mm))) == 0
         {
             self.effects.violate(Violation::FreedMmUsed(mm));
@@ -313,7 +314,13 @@ impl<M: Memory> ModelWorld<'_, M> {
 
     fn log(&mut self, word: Word, what: &'static str, old: u32, new: u32, stale: bool) {
         if let Some(accesses) = &mut self.effects.accesses {
-            accesses.push(Access { word, what, old, new, stale });
+            accesses.push(Access {
+                word,
+                what,
+                old,
+                new,
+                stale,
+            });
         }
     }
 
@@ -335,7 +342,10 @@ impl<M: Memory> World for ModelWorld<'_, M> {
     }
     fn load(&mut self, at: Word, order: Ordering) -> u32 {
         self.check_freed(at);
-        let loaded = self.state.mem.load(self.me, index(at), order, &mut self.effects.choice);
+        let loaded = self
+            .state
+            .mem
+            .load(self.me, index(at), order, &mut self.effects.choice);
         self.effects.stale = loaded.stale;
         self.log(at, "load", loaded.value, loaded.value, loaded.stale);
         loaded.value
@@ -349,7 +359,10 @@ impl<M: Memory> World for ModelWorld<'_, M> {
     fn compare_exchange(&mut self, at: Word, current: u32, new: u32, order: Ordering) -> Result<u32, u32> {
         self.check_freed(at);
         let mut swap = |old| (old == current).then_some(new);
-        let result = self.state.mem.rmw(self.me, index(at), (order, Ordering::Relaxed), &mut swap);
+        let result = self
+            .state
+            .mem
+            .rmw(self.me, index(at), (order, Ordering::Relaxed), &mut swap);
         match result {
             Ok(old) => self.log(at, "cmpxchg", old, new, false),
             Err(old) => self.log(at, "cmpxchg fails", old, old, false),
@@ -359,14 +372,22 @@ impl<M: Memory> World for ModelWorld<'_, M> {
     fn fetch_sub(&mut self, at: Word, value: u32, order: Ordering) -> u32 {
         self.check_freed(at);
         let mut sub = |old: u32| Some(old.wrapping_sub(value));
-        let old = self.state.mem.rmw(self.me, index(at), (order, order), &mut sub).unwrap_or_else(|old| old);
+        let old = self
+            .state
+            .mem
+            .rmw(self.me, index(at), (order, order), &mut sub)
+            .unwrap_or_else(|old| old);
         self.log(at, "sub", old, old.wrapping_sub(value), false);
         old
     }
     fn fetch_add(&mut self, at: Word, value: u32, order: Ordering) -> u32 {
         self.check_freed(at);
         let mut add = |old: u32| Some(old.wrapping_add(value));
-        let old = self.state.mem.rmw(self.me, index(at), (order, order), &mut add).unwrap_or_else(|old| old);
+        let old = self
+            .state
+            .mem
+            .rmw(self.me, index(at), (order, order), &mut add)
+            .unwrap_or_else(|old| old);
         self.log(at, "add", old, old.wrapping_add(value), false);
         old
     }
@@ -467,7 +488,11 @@ impl<M: Memory> State<M> {
 
     /// The part of `vm_refcnt` that no task of the scenario accounts for.
     fn standing_references(&self, rules: &Rules, vma: VmaId) -> u32 {
-        if self.is_attached(vma) { 1 + rules.phantom_readers } else { 0 }
+        if self.is_attached(vma) {
+            1 + rules.phantom_readers
+        } else {
+            0
+        }
     }
 
     /// What must hold in every state.
@@ -522,7 +547,9 @@ impl<M: Memory> State<M> {
     fn check_mm(&self, mm: MmId) -> Result<(), Violation> {
         let odd = self.newest(Word::MmSeq(mm)) & 1 == 1;
         let holder = self.tasks().iter().find(|t| {
-            t.task.held.holds(LockClass::MmapLock, mm.0, Some(Mode::Exclusive))
+            t.task
+                .held
+                .holds(LockClass::MmapLock, mm.0, Some(Mode::Exclusive))
                 && !matches!(t.running, Some(Running::MmapWriteLock(_) | Running::GiveUp(_)))
         });
         let between = self.tasks().iter().any(|t| {
@@ -585,6 +612,10 @@ impl<M: Memory> State<M> {
         }
         let locked = self.tasks().iter().any(|t| t.writes(vma) || t.changing(vma));
         let recycled = !self.is_attached(vma) || self.newest(Word::VmMm(vma)) != mm.0;
-        if locked || recycled { Ok(()) } else { Err(Violation::FalselyLocked(vma)) }
+        if locked || recycled {
+            Ok(())
+        } else {
+            Err(Violation::FalselyLocked(vma))
+        }
     }
 }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tracer_common::lock::assertion::{
-    vma_assert_can_modify, vma_assert_stabilised, vma_assert_write_locked,
-};
+use tracer_common::lock::assertion::{vma_assert_can_modify, vma_assert_stabilised, vma_assert_write_locked};
 use tracer_common::lock::{Family, HeldAnswer, LockState, Lockdep, RefcntClass, Variant, Verdict, VmaId};
 
 use super::listing::lock_state;
@@ -217,7 +215,12 @@ pub fn survey(family: Family, bounds: Bounds) -> Survey {
         .into_iter()
         .filter(|s| !s.weak && s.rules.phantom_readers == 0 && !s.rules.overflow)
         .collect();
-    let mut survey = Survey { scenarios, rows: BTreeMap::new(), states: 0, complete: true };
+    let mut survey = Survey {
+        scenarios,
+        rows: BTreeMap::new(),
+        states: 0,
+        complete: true,
+    };
     for (n, scenario) in survey.scenarios.iter().enumerate() {
         let mut found: BTreeMap<Row, (u32, usize, VmaId, LockState)> = BTreeMap::new();
         let mut search = Search::<Interleaved>::new(scenario, false);
@@ -231,9 +234,21 @@ pub fn survey(family: Family, bounds: Bounds) -> Survey {
         survey.complete &= outcome.ending == Ending::Complete;
         for (row, (number, who, vma, state)) in found {
             let moves = search.schedule(number);
-            let shorter = survey.rows.get(&row).is_none_or(|old| moves.len() < old.moves.len());
+            let shorter = survey
+                .rows
+                .get(&row)
+                .is_none_or(|old| moves.len() < old.moves.len());
             if shorter {
-                survey.rows.insert(row, Example { scenario: n, moves, who, vma, state });
+                survey.rows.insert(
+                    row,
+                    Example {
+                        scenario: n,
+                        moves,
+                        who,
+                        vma,
+                        state,
+                    },
+                );
             }
         }
     }
@@ -245,7 +260,10 @@ fn rows<M: Memory>(state: &State<M>) -> impl Iterator<Item = (Row, usize, VmaId,
     pairs.filter_map(|(who, vma)| {
         let task = &state.tasks[who];
         // A task that waits for the mmap_lock is told to lockdep already, but calls nothing.
-        if matches!(task.running, Some(Running::MmapWriteLock(_) | Running::MmapReadLock(_) | Running::GiveUp(_))) {
+        if matches!(
+            task.running,
+            Some(Running::MmapWriteLock(_) | Running::MmapReadLock(_) | Running::GiveUp(_))
+        ) {
             return None;
         }
         // A VMA in the pool, or on its way out of it, is nobody's to ask about.
@@ -255,14 +273,22 @@ fn rows<M: Memory>(state: &State<M>) -> impl Iterator<Item = (Row, usize, VmaId,
         }
         let s = lock_state(state, who, vma);
         let standing = Standing::of(state, task, vma);
-        let row = Row { standing, refcnt: RefcntClass::of(s.refcnt), eq: s.seq_equal(), mmap: Mmap::of(&s) };
+        let row = Row {
+            standing,
+            refcnt: RefcntClass::of(s.refcnt),
+            eq: s.seq_equal(),
+            mmap: Mmap::of(&s),
+        };
         Some((row, who, vma, s))
     })
 }
 
 impl Survey {
     /// The rows in which an assertion is wrong, and whether it fires there (else it is silent).
-    pub fn wrong<'a>(&'a self, column: &'a Column) -> impl Iterator<Item = (&'a Row, &'a Example, bool)> + 'a {
+    pub fn wrong<'a>(
+        &'a self,
+        column: &'a Column,
+    ) -> impl Iterator<Item = (&'a Row, &'a Example, bool)> + 'a {
         self.rows.iter().filter_map(|(row, example)| {
             let fires = column.verdict(&example.state).fires();
             let should = column.should_fire(row.standing, &example.state)?;

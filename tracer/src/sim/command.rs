@@ -20,6 +20,7 @@ use crate::recording::{self, RecordWriter};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
+const USAGE: u8 = 2;
 
 /// Options of `sim`.
 #[derive(Args, Debug)]
@@ -68,7 +69,9 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         "m" => 60e3,
         _ => return Err(format!("`{text}` is no time such as 500ms, 10s or 2m")),
     };
-    let number: f64 = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a number"))?;
     if !(0.0..=86_400e3).contains(&(number * milliseconds)) {
         return Err(format!("`{text}` is not between nothing and a day"));
     }
@@ -80,12 +83,13 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// When the recording cannot be written, or a thread found the lock broken.
 pub fn run(args: &SimArgs) -> anyhow::Result<u8> {
-    anyhow::ensure!(
-        args.writers <= args.threads,
-        "--writers {} are more than --threads {}",
-        args.writers,
-        args.threads
-    );
+    if args.writers > args.threads {
+        eprintln!(
+            "tracer: --writers {} are more than --threads {}",
+            args.writers, args.threads
+        );
+        return Ok(USAGE);
+    }
     let setup = Setup {
         threads: args.threads,
         vmas: args.vmas,
@@ -106,7 +110,11 @@ fn record(setup: Setup, duration: Duration, path: &std::path::Path) -> anyhow::R
     let mut recorder = Recording { writer };
     let outcome = pipeline::run(&mut sim, &mut stop, &mut recorder)?;
     let summary = recorder.writer.finish(&outcome.losses, outcome.ended.name())?;
-    eprintln!("tracer: {} events of the bundled lock, {} warnings of it", summary.events, sim.warnings());
+    eprintln!(
+        "tracer: {} events of the bundled lock, {} warnings of it",
+        summary.events,
+        sim.warnings()
+    );
     Ok(if sim.warnings() == 0 { DONE } else { FAILED })
 }
 
@@ -151,7 +159,10 @@ fn measure(setup: Setup, args: &SimArgs) -> anyhow::Result<u8> {
     let seconds = begun.elapsed().as_secs_f64();
     let by = |writers: bool| -> u64 {
         let counted = shared.operations.iter().enumerate();
-        counted.filter(|(id, _)| (*id < setup.writers as usize) == writers).map(|(_, n)| n.load(Ordering::Relaxed)).sum()
+        counted
+            .filter(|(id, _)| (*id < setup.writers as usize) == writers)
+            .map(|(_, n)| n.load(Ordering::Relaxed))
+            .sum()
     };
     let (readers, writers, warnings) = (by(false), by(true), shared.arena.warnings());
     let per_second = (readers + writers) as f64 / seconds;

@@ -95,7 +95,11 @@ pub(super) struct Recorder<'a> {
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(shared: &'a Shared, thread: u32, sender: SyncSender<Batch>) -> Self {
-        let name: &[u8] = if thread < shared.setup.writers { b"sim-writer" } else { b"sim-reader" };
+        let name: &[u8] = if thread < shared.setup.writers {
+            b"sim-writer"
+        } else {
+            b"sim-reader"
+        };
         let mut comm = [0; COMM_LEN];
         comm[..name.len()].copy_from_slice(name);
         Self {
@@ -159,19 +163,33 @@ impl<'a> Recorder<'a> {
         {
             let held = task.held.iter().map(|held| match (held.class, held.mode) {
                 (LockClass::MmapLock, Mode::Shared) => (Lock::MmapRead, mm_address(MmId(held.instance)), 0),
-                (LockClass::MmapLock, Mode::Exclusive) => (Lock::MmapWrite, mm_address(MmId(held.instance)), 0),
+                (LockClass::MmapLock, Mode::Exclusive) => {
+                    (Lock::MmapWrite, mm_address(MmId(held.instance)), 0)
+                }
                 (LockClass::VmLock, mode) => {
-                    let lock = if mode == Mode::Shared { Lock::VmaRead } else { Lock::VmaWrite };
+                    let lock = if mode == Mode::Shared {
+                        Lock::VmaRead
+                    } else {
+                        Lock::VmaWrite
+                    };
                     let vma = VmaId(held.instance);
                     let mm = MmId(self.shared.arena.peek(Word::VmMm(vma)));
                     (lock, mm_address(mm), vma_address(vma))
                 }
             });
             // Lockdep does not know VMA write locks; the thread does.
-            let writes = changes.locked.iter().map(|&(mm, vma)| (Lock::VmaWrite, mm_address(mm), vma_address(vma)));
+            let writes = changes
+                .locked
+                .iter()
+                .map(|&(mm, vma)| (Lock::VmaWrite, mm_address(mm), vma_address(vma)));
             let holds = held.chain(writes).collect();
             let detached = changes.detached.iter().map(|&vma| vma_address(vma)).collect();
-            self.batch.truths.push(Truth { tid: self.tid, after_ns: last.header.ts_ns, holds, detached });
+            self.batch.truths.push(Truth {
+                tid: self.tid,
+                after_ns: last.header.ts_ns,
+                holds,
+                detached,
+            });
         }
         if self.batch.events.len() >= BATCH {
             self.flush();
@@ -184,7 +202,10 @@ impl<'a> Recorder<'a> {
         let mark = self.batch.events.last().map(|e| e.header.ts_ns);
         let batch = std::mem::replace(
             &mut self.batch,
-            Batch { events: Vec::with_capacity(BATCH + 16), truths: Vec::new() },
+            Batch {
+                events: Vec::with_capacity(BATCH + 16),
+                truths: Vec::new(),
+            },
         );
         self.closed |= self.sender.send(batch).is_err();
         if let Some(mark) = mark {

@@ -88,7 +88,9 @@ impl<'a> Worker<'a> {
             thread.mmap_read_lock(mm);
         }
         between(thread, &Changes::default());
-        let locked = thread.find(mm, slot).filter(|&vma| thread.vma_start_read_locked(mm, vma));
+        let locked = thread
+            .find(mm, slot)
+            .filter(|&vma| thread.vma_start_read_locked(mm, vma));
         between(thread, &Changes::default());
         thread.mmap_read_unlock(mm);
         between(thread, &Changes::default());
