@@ -49,7 +49,13 @@ const PAUSE: u32 = 20_000;
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { threads: 4, vmas: 64, writers: 1, seed: 1, family: Family::Refcnt7_0 }
+        Self {
+            threads: 4,
+            vmas: 64,
+            writers: 1,
+            seed: 1,
+            family: Family::Refcnt7_0,
+        }
     }
 }
 
@@ -135,7 +141,10 @@ impl Shared {
     fn stamp(&self) -> u64 {
         let now = clock::monotonic_ns();
         let next = |last| Some(now.max(last + 1));
-        let last = self.clock.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).unwrap_or_else(|last| last);
+        let last = self
+            .clock
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .unwrap_or_else(|last| last);
         now.max(last + 1)
     }
 }
@@ -191,13 +200,21 @@ impl Source for Sim {
 
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(&Event)) -> anyhow::Result<Poll> {
         // Read before the batches: what a mark speaks of has been sent by then.
-        let mark = self.shared.marks.iter().map(|m| m.load(Ordering::Acquire)).min().unwrap_or(0);
+        let mark = self
+            .shared
+            .marks
+            .iter()
+            .map(|m| m.load(Ordering::Acquire))
+            .min()
+            .unwrap_or(0);
         match self.batches.recv_timeout(wait) {
             Ok(batch) => self.hand_over(batch, sink),
             Err(RecvTimeoutError::Timeout) => return Ok(Poll::More { watermark_ns: mark }),
             Err(RecvTimeoutError::Disconnected) => {
                 for thread in self.threads.drain(..) {
-                    thread.join().map_err(|_| anyhow::anyhow!("a thread of the simulation failed"))?;
+                    thread
+                        .join()
+                        .map_err(|_| anyhow::anyhow!("a thread of the simulation failed"))?;
                 }
                 return Ok(Poll::End);
             }
@@ -213,8 +230,15 @@ impl Source for Sim {
     }
 
     fn losses(&mut self) -> anyhow::Result<Losses> {
-        let cpu = |&received: &u64| CpuLosses { produced: received, dropped: 0, received };
-        Ok(Losses { cpus: self.received.iter().map(cpu).collect(), missed: 0 })
+        let cpu = |&received: &u64| CpuLosses {
+            produced: received,
+            dropped: 0,
+            received,
+        };
+        Ok(Losses {
+            cpus: self.received.iter().map(cpu).collect(),
+            missed: 0,
+        })
     }
 }
 
@@ -223,7 +247,8 @@ impl Drop for Sim {
         self.stop();
         // Take what is left, so that no thread waits for room.
         while !self.threads.is_empty() {
-            if let Err(RecvTimeoutError::Disconnected) = self.batches.recv_timeout(Duration::from_millis(20)) {
+            if let Err(RecvTimeoutError::Disconnected) = self.batches.recv_timeout(Duration::from_millis(20))
+            {
                 self.threads.drain(..).for_each(|thread| drop(thread.join()));
             }
         }
