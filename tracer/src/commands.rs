@@ -297,7 +297,8 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
 
     fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
         let received = self.engine.totals().received;
-        self.progress.show(|| format!("{} events", words::count(received)));
+        self.progress
+            .show(|| format!("{} events", words::count(received)));
         Ok(())
     }
 
