@@ -190,6 +190,7 @@ impl Engine {
         let meta = if event.kind == Kind::Gap {
             self.totals.gaps += 1;
             self.totals.missing += u64::from(event.body.arg);
+            self.explain_since(event.body.vm_start);
             self.forget();
             Meta {
                 provenance: Provenance::Observed,
@@ -629,6 +630,21 @@ impl Engine {
                 other_tid: other.map_or(0, |task| task.tid),
             });
         }
+    }
+
+    /// A hole shows only when its CPU's next event comes, which may be late. What seemed odd since it began, on
+    /// whatever CPU, is explained by it.
+    #[cold]
+    fn explain_since(&mut self, from_ns: u64) {
+        let totals = &mut self.totals;
+        self.anomalies.retain(|anomaly| {
+            let stays = anomaly.event.header.ts_ns < from_ns;
+            if !stays {
+                let count = &mut totals.anomalies[anomaly.kind as usize];
+                *count = count.saturating_sub(1);
+            }
+            stays
+        });
     }
 
     /// What became of a release without a known acquire, now that the task's next event is there.
