@@ -370,7 +370,7 @@ pub fn enable(ebpf: &mut Ebpf, on: bool) -> anyhow::Result<()> {
     map.set(0, u32::from(on), 0).context("cannot switch the probes")
 }
 
-/// Detaches everything, in parallel as far as the kernel lets us, by closing it.
+/// Detaches everything, one program after the other.
 pub fn detach(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
