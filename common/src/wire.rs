@@ -12,10 +12,12 @@
 mod decode;
 mod event;
 mod kind;
+mod reason;
 
 pub use decode::{DecodeError, decode};
 pub use event::{Event, Provenance};
 pub use kind::{BODY_MMAP, BODY_VMA, Body, Kind};
+pub use reason::Reason;
 
 /// Version of the [`Header`] layout; the first byte of every event.
 pub const ABI: u8 = 1;
@@ -85,8 +87,10 @@ pub struct VmaBody {
     /// `mm->mm_lock_seq`, if [`flag::MM_SEQ`].
     pub mm_lock_seq: u32,
     /// By kind: `fault_begin` has the `FAULT_FLAG_*` bits in the upper half; `fault_end` has them
-    /// too, and the `VM_FAULT_*` bits in the lower half; `vma_read_fail` and `vma_write_fail`
-    /// have the errno (0: a null pointer was returned).
+    /// too, and the `VM_FAULT_*` bits in the lower half; `vma_read_fail`,
+    /// `vma_read_refused` and `vma_write_fail` have the errno in the lower half (0: a null pointer was
+    /// returned); these and `vma_read_temporary` have a [`Reason`] in the upper half. `lockdep_acquire` has
+    /// lockdep's `read` (0: for writing) in the lowest byte.
     pub arg: u32,
 }
 
@@ -181,7 +185,7 @@ pub struct CpuCounters {
 const _: () = assert!(size_of::<CpuCounters>() == 16);
 
 /// Upper bound on sites in a plan: the kernel counts hits and drops of each one apart.
-pub const MAX_SITES: u32 = 256;
+pub const MAX_SITES: u32 = 1024;
 
 /// What one CPU counts for one site.
 #[repr(C)]

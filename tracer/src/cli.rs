@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_common::wire::Kind;
 
 use crate::model::ModelArgs;
+use crate::probe::Mechanism;
 use crate::sim::SimArgs;
 use crate::text::SitesArgs;
 
@@ -100,6 +101,17 @@ pub struct LiveArgs {
     /// Record this program's own activity too; it is marked as such.
     #[arg(long)]
     pub include_self: bool,
+    /// How not to see: leave these mechanisms out of the plan, separated by commas, so that a rich kernel plays
+    /// a poor one (see tracer doctor).
+    #[arg(long, value_name = "MECHANISMS", value_delimiter = ',', value_enum)]
+    pub without: Vec<Mechanism>,
+    /// Where the kernel's own text is read, to find inlined operations: a vmlinux or boot image of the running
+    /// kernel, instead of its memory.
+    #[arg(long, value_name = "FILE")]
+    pub kernel_text: Option<PathBuf>,
+    /// Record what lockdep says beside all else, and take nothing from it: for judging this program.
+    #[arg(long, hide = true)]
+    pub truth: bool,
     /// Start this command, and watch it and its children, until it ends.
     #[arg(last = true, value_name = "CMD")]
     pub cmd: Vec<String>,
@@ -116,12 +128,17 @@ impl LiveArgs {
             duration,
             buffer,
             include_self,
+            without,
+            kernel_text,
+            truth,
             cmd,
         } = self;
-        !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty())
+        !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty() && without.is_empty())
             || comm.is_some()
             || duration.is_some()
             || *include_self
+            || kernel_text.is_some()
+            || *truth
             || *buffer != DEFAULT_BUFFER
     }
 }
@@ -196,6 +213,12 @@ pub struct DoctorArgs {
     /// As JSON.
     #[arg(long)]
     pub json: bool,
+    /// Leave these mechanisms out of the plan, separated by commas.
+    #[arg(long, value_name = "MECHANISMS", value_delimiter = ',', value_enum)]
+    pub without: Vec<Mechanism>,
+    /// A vmlinux or boot image of the running kernel to read its text from, instead of its memory.
+    #[arg(long, value_name = "FILE")]
+    pub kernel_text: Option<PathBuf>,
     /// Also write what is known of this kernel to a file, as a fixture for the planner's tests.
     #[arg(long, value_name = "FILE", hide = true)]
     pub capture: Option<PathBuf>,

@@ -23,7 +23,7 @@ use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Stop};
-use crate::probe::{Refusal, attach};
+use crate::probe::{Refusal, Wishes, attach};
 use crate::recording::{self, RecordWriter, is_broken_pipe};
 use crate::sink::address::Addresses;
 use crate::sink::jsonl::JsonlWriter;
@@ -412,7 +412,12 @@ fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let (facts, loader) = live_setup::gather(Depth::Full)?;
+    let live_setup::Known { facts, found, loader } =
+        live_setup::gather(Depth::Full, args.kernel_text.as_deref())?;
+    let wishes = Wishes {
+        without: args.without.clone(),
+        truth: false,
+    };
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
@@ -429,7 +434,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         log: false,
     };
     let start = Instant::now();
-    let mut live = Live::start(&facts, loader, &options, Vec::new())?;
+    let mut live = Live::start(&facts, &found, &wishes, loader, &options, Vec::new())?;
     live.complete();
     log::info!("attached in {} ms", start.elapsed().as_millis());
     let report = doctor::Report::new(&facts, live.info());

@@ -38,6 +38,10 @@ pub struct SourceInfo {
     pub sites: Vec<SiteInfo>,
     /// Operations that cannot be seen on this kernel, and why.
     pub unseen: Vec<UnseenInfo>,
+    /// Mechanisms that the user left out of the plan (`--without`).
+    pub without: Vec<String>,
+    /// Whether events of lockdep are there beside the others as the truth to judge them by.
+    pub truth: bool,
 }
 
 /// The watched kernel.
@@ -73,6 +77,8 @@ pub struct SiteInfo {
     pub operation: String,
     /// The kernel function or tracepoint.
     pub function: String,
+    /// Where in it, for a single instruction: symbol and distance, such as `proc_get_vma+0x1c4`.
+    pub place: String,
     /// How it is attached: `tp_btf`, `fentry`, `fexit`, `kprobe`, `kretprobe`, ….
     pub mechanism: String,
     /// How surely its facts are known: `observed`, `derived`, `bounded`, `unknown`.

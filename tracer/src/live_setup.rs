@@ -9,9 +9,10 @@ use crate::child::{Child, Output};
 use crate::cli::LiveArgs;
 use crate::kernel::{Depth, FUNCTIONS, Facts, Paths};
 use crate::pipeline::{Ended, Stop};
-use crate::probe::attach;
+use crate::probe::{Found, Wishes, attach};
 use crate::source::Source as _;
 use crate::source::live::Live;
+use crate::text::{SitesArgs, discover};
 
 /// A source that runs, and when it is to stop.
 pub struct Started {
@@ -33,7 +34,11 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         check_thread(Path::new("/proc"), tid)?;
     }
     let comm = args.comm.as_deref().map(comm).transpose()?;
-    let (facts, loader) = gather(Depth::Attach)?;
+    let Known { facts, found, loader } = gather(Depth::Attach, args.kernel_text.as_deref())?;
+    let wishes = Wishes {
+        without: args.without.clone(),
+        truth: args.truth,
+    };
     let options = attach::Options {
         ring_bytes: args.buffer,
         exclude_pid: if args.include_self { 0 } else { std::process::id() },
@@ -53,7 +58,7 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         ..options
     };
 
-    let mut live = Live::start(&facts, loader, &options, filters(args))?;
+    let mut live = Live::start(&facts, &found, &wishes, loader, &options, filters(args))?;
     let mut stop = Stop::new(args.duration)?;
     if !args.cmd.is_empty() {
         // The command waits for us anyway, so it meets everything in place.
@@ -72,14 +77,28 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
     Ok(Started { live, stop })
 }
 
-/// What is known of this kernel, and aya's side of it. aya's loader reads all the kernel's types, wanted or not, so
-/// that is done here, beside our own reading of them.
+/// What is known of this kernel, and aya's side of it.
+pub struct Known {
+    /// What the kernel tells.
+    pub facts: Facts,
+    /// Where its text has the operations inlined.
+    pub found: Found,
+    /// aya, ready to load.
+    pub loader: attach::Loader,
+}
+
+/// Asks the kernel, reads its text, and lets aya's loader read all the kernel's types, wanted or not; side by side.
 ///
 /// # Errors
 /// When the kernel does not tell its types.
-pub fn gather(depth: Depth) -> anyhow::Result<(Facts, attach::Loader)> {
+pub fn gather(depth: Depth, kernel_text: Option<&Path>) -> anyhow::Result<Known> {
+    let sites = SitesArgs {
+        kernel_text: kernel_text.map(Path::to_path_buf),
+        ..SitesArgs::default()
+    };
     std::thread::scope(|scope| {
         let loader = scope.spawn(aya::EbpfLoader::new);
+        let found = scope.spawn(|| discover(&sites).map_err(|error| error.to_string()));
         let (facts, types) = Facts::gather(&Paths::default(), depth)?;
         let pared = types.pared(FUNCTIONS);
         let btf = aya::Btf::parse(&pared, aya::Endianness::default());
@@ -87,7 +106,14 @@ pub fn gather(depth: Depth) -> anyhow::Result<(Facts, attach::Loader)> {
         let loader = loader
             .join()
             .map_err(|_| anyhow::anyhow!("reading the kernel's types failed"))?;
-        Ok((facts, attach::Loader { btf, loader }))
+        let found = found
+            .join()
+            .map_err(|_| anyhow::anyhow!("reading the kernel's text failed"))?;
+        Ok(Known {
+            facts,
+            found,
+            loader: attach::Loader { btf, loader },
+        })
     })
 }
 

@@ -7,4 +7,4 @@ pub mod attach;
 mod catalogue;
 mod plan;
 
-pub use plan::{Attach, Globals, Plan, Planned, Refusal, plan};
+pub use plan::{Attach, Found, Globals, Mechanism, Plan, Planned, Point, Refusal, Wishes, plan};

@@ -257,6 +257,7 @@ impl Drop for Sim {
 
 fn source_info(setup: Setup, (monotonic, realtime): (u64, u64)) -> SourceInfo {
     let site = |&(kind, function): &(Kind, &str)| SiteInfo {
+        place: String::new(),
         operation: kind.name().to_owned(),
         function: function.to_owned(),
         mechanism: "sim".to_owned(),

@@ -298,6 +298,7 @@ impl Engine {
             Kind::VmaDetach => self.vma_detach(event),
             Kind::FaultBegin => self.fault_begin(t, event),
             Kind::FaultEnd => self.fault_end(t, event),
+            Kind::VmaReadTemporary | Kind::VmaAttach | Kind::LockdepAcquire | Kind::LockdepRelease => {}
             Kind::Gap => {}
         }
     }

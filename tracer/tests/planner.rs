@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tracer::info::Family;
 use tracer::kernel::{Capabilities, Facts};
-use tracer::probe::{Attach, Refusal, plan};
+use tracer::probe::{Attach, Found, Refusal, Wishes, plan};
 
 fn facts(name: &str) -> Facts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,7 +31,7 @@ fn all() -> Vec<String> {
 }
 
 fn describe(facts: &Facts) -> String {
-    let plan = match plan(facts) {
+    let plan = match plan(facts, &unread(), &Wishes::default()) {
         Ok(plan) => plan,
         Err(refusal) => return format!("refused: {refusal}\n"),
     };
@@ -74,7 +74,9 @@ fn every_captured_kernel_gets_the_plan_it_should() {
 #[test]
 fn each_program_is_planned_once_and_each_site_has_a_name() {
     for name in all() {
-        let Ok(plan) = plan(&facts(&name)) else { continue };
+        let Ok(plan) = plan(&facts(&name), &unread(), &Wishes::default()) else {
+            continue;
+        };
         let programs: BTreeSet<_> = plan.probes.iter().map(|probe| probe.program).collect();
         assert_eq!(programs.len(), plan.probes.len(), "{name}");
         for probe in &plan.probes {
@@ -94,7 +96,7 @@ fn without_privileges_the_missing_capability_is_named() {
         bpf: true,
         ..Capabilities::default()
     };
-    let refusal = plan(&facts).unwrap_err();
+    let refusal = plan(&facts, &unread(), &Wishes::default()).unwrap_err();
     assert_eq!(refusal, Refusal::NotPermitted(vec!["CAP_PERFMON"]));
     assert!(refusal.to_string().contains("sudo"));
 }
@@ -103,16 +105,19 @@ fn without_privileges_the_missing_capability_is_named() {
 fn a_kernel_without_the_lock_is_refused_even_without_privileges() {
     let mut facts = facts("6.1.json");
     facts.capabilities = Capabilities::default();
-    assert!(matches!(plan(&facts), Err(Refusal::NoVmaLock { .. })));
+    assert!(matches!(
+        plan(&facts, &unread(), &Wishes::default()),
+        Err(Refusal::NoVmaLock { .. })
+    ));
 }
 
 #[test]
 fn fields_decide_not_the_version() {
     let mut facts = facts("7.3.json");
     facts.release = "5.4.0-ancient".to_owned();
-    assert!(plan(&facts).is_ok());
+    assert!(plan(&facts, &unread(), &Wishes::default()).is_ok());
     facts.family = Some(Family::Rwsem);
-    let plan = plan(&facts).unwrap();
+    let plan = plan(&facts, &unread(), &Wishes::default()).unwrap();
     assert!(
         plan.unseen
             .iter()
@@ -124,7 +129,7 @@ fn fields_decide_not_the_version() {
 fn a_function_that_changed_its_shape_is_not_probed_blindly() {
     let mut facts = facts("7.3.json");
     facts.functions.insert("handle_mm_fault".to_owned(), (5, true));
-    let plan = plan(&facts).unwrap();
+    let plan = plan(&facts, &unread(), &Wishes::default()).unwrap();
     assert!(!plan.probes.iter().any(|probe| probe.program == "fault_end"));
     assert!(
         plan.unseen
@@ -133,4 +138,9 @@ fn a_function_that_changed_its_shape_is_not_probed_blindly() {
     );
     // And nothing is derived from what is not seen.
     assert!(!plan.sites.iter().any(|site| site.mechanism == "derived"));
+}
+
+/// A kernel whose text could not be read.
+fn unread() -> Found {
+    Err("not read in this test".to_owned())
 }

@@ -1,6 +1,6 @@
 //! One decoded event, and how surely its fact is known.
 
-use super::{COMM_LEN, Header, Kind, VmaBody, fault, flag};
+use super::{COMM_LEN, Header, Kind, Reason, VmaBody, fault, flag};
 
 /// How surely a fact is known.
 #[repr(u8)]
@@ -167,6 +167,24 @@ impl Event {
     pub const fn fault_result(&self) -> u16 {
         match self.kind {
             Kind::FaultEnd => (self.body.arg & 0xffff) as u16,
+            _ => 0,
+        }
+    }
+
+    /// Why a task did not get a VMA's lock for reading; unknown for other kinds.
+    pub const fn reason(&self) -> Reason {
+        match self.kind {
+            Kind::VmaReadFail | Kind::VmaReadRefused | Kind::VmaReadTemporary => {
+                Reason::from_number((self.body.arg >> 16) as u8)
+            }
+            _ => Reason::Unknown,
+        }
+    }
+
+    /// The errno of a failed attempt; 0: it has none.
+    pub const fn errno(&self) -> u16 {
+        match self.kind {
+            Kind::VmaReadFail | Kind::VmaReadRefused | Kind::VmaWriteFail => self.body.arg as u16,
             _ => 0,
         }
     }

@@ -71,14 +71,23 @@ kinds! {
     VmaDetach = 21, "vma_detach", Vma;
     /// A writer was killed while it waited for readers.
     VmaWriteFail = 22, "vma_write_fail", Vma;
-    /// One attempt at a VMA met a write-locked, detached or foreign one; the walk may go on. Seen
-    /// only where `vma_start_read` is a function. The failure of the whole is `vma_read_fail`.
+    /// One attempt at a VMA met one that it may not have; the walk may go on. `arg` says why. The failure of
+    /// the whole is `vma_read_fail`.
     VmaReadRefused = 23, "vma_read_refused", Vma;
+    /// A task raised a VMA's count, found that it must not have it, and is about to put it back. Never a hold.
+    VmaReadTemporary = 24, "vma_read_temporary", Vma;
+    /// The VMA joined an address space: its count becomes 1.
+    VmaAttach = 25, "vma_attach", Vma;
 
     /// `handle_mm_fault` starts.
     FaultBegin = 32, "fault_begin", Vma;
     /// `handle_mm_fault` returned.
     FaultEnd = 33, "fault_end", Vma;
+
+    /// lockdep was told that a task has a VMA's lock, or an mmap_lock: the truth, where the kernel has it.
+    LockdepAcquire = 48, "lockdep_acquire", Vma;
+    /// lockdep was told that a task gives it back.
+    LockdepRelease = 49, "lockdep_release", Vma;
 
     /// Events are missing here. Made by user space: `cpu` says where, `arg` how many (0: not known).
     Gap = 64, "gap", Vma;

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use tracer_common::site;
+use tracer_common::site::{self, SiteEntry};
 use tracer_common::wire::Kind;
 
 use super::catalogue::{Hook, ROWS, Row};
 use crate::info::{Family, SiteInfo, UnseenInfo};
 use crate::kernel::{Facts, Layout};
+use crate::text::Sites;
 
 /// What to attach, how, why, and what stays unseen.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +23,66 @@ pub struct Plan {
     pub globals: Globals,
     /// Whether hooks get a second program.
     pub twice: bool,
+    /// Single instructions, all run by one program.
+    pub points: Vec<Point>,
 }
+
+/// One instruction that the program for all of them is put at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// The number that its events carry.
+    pub site: u32,
+    /// Where it is.
+    pub address: u64,
+    /// [`Mechanism::Kprobe`], [`Mechanism::KprobeNotrace`] or [`Mechanism::Breakpoint`].
+    pub by: Mechanism,
+    /// What the program has to know.
+    pub entry: SiteEntry,
+}
+
+/// A way to see what a kernel does. The names are those of `doctor` and `--without`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+pub enum Mechanism {
+    /// A tracepoint, with typed arguments.
+    #[value(name = "tp_btf")]
+    TpBtf,
+    /// Entry and return of a function, through ftrace.
+    Fentry,
+    /// lockdep's tracepoints.
+    Lockdep,
+    /// An instruction, by kprobe.
+    Kprobe,
+    /// An instruction in a function that ftrace does not know, by kprobe.
+    KprobeNotrace,
+    /// An instruction, by a hardware breakpoint.
+    Breakpoint,
+}
+
+impl Mechanism {
+    /// The name in all output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+            Self::Fentry => "fentry",
+            Self::Lockdep => "lockdep",
+            Self::Kprobe => "kprobe",
+            Self::KprobeNotrace => "kprobe-notrace",
+            Self::Breakpoint => "breakpoint",
+        }
+    }
+}
+
+/// What the user wants of the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Mechanisms to leave out.
+    pub without: Vec<Mechanism>,
+    /// Record what lockdep says beside all else, and take nothing from it.
+    pub truth: bool,
+}
+
+/// Where the operations are inlined, or why that is not known.
+pub type Found = Result<Sites, String>;
 
 /// One program and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +169,7 @@ impl std::error::Error for Refusal {}
 ///
 /// # Errors
 /// When nothing useful can be attached at all.
-pub fn plan(facts: &Facts) -> Result<Plan, Refusal> {
+pub fn plan(facts: &Facts, _found: &Found, _wishes: &Wishes) -> Result<Plan, Refusal> {
     let release = || facts.release.clone();
     let Some(family) = facts.family else {
         return Err(Refusal::NoVmaLock { release: release() });
@@ -128,6 +188,7 @@ pub fn plan(facts: &Facts) -> Result<Plan, Refusal> {
         unseen: Vec::new(),
         globals: globals(facts, args.write),
         twice: facts.is_preemptible(),
+        points: Vec::new(),
     };
     for row in ROWS {
         match place(facts, row) {
@@ -285,6 +346,7 @@ impl Plan {
         self.sites[row.site as usize] = SiteInfo {
             operation: operation.name().to_owned(),
             function: row.hook.target().to_owned(),
+            place: String::new(),
             mechanism: row.hook.mechanism().to_owned(),
             provenance: if row.derived.is_some() {
                 "derived"
@@ -315,6 +377,7 @@ impl Plan {
         self.sites[site::USER as usize] = SiteInfo {
             operation: Kind::VmaReadRelease.name().to_owned(),
             function: "handle_mm_fault".to_owned(),
+            place: String::new(),
             mechanism: "derived".to_owned(),
             provenance: "derived".to_owned(),
             bound_ns: None,

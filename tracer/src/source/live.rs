@@ -15,7 +15,7 @@ use super::{Poll, Source};
 use crate::clock;
 use crate::info::{CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
-use crate::probe::{self, Plan, attach};
+use crate::probe::{self, Found, Plan, Wishes, attach};
 
 /// How long a quiet ring is left alone. The kernel wakes us earlier if it fills up.
 const NAP: Duration = Duration::from_millis(10);
@@ -64,11 +64,13 @@ impl Live {
     /// [`probe::Refusal`] when this kernel or these privileges give nothing; else what went wrong.
     pub fn start(
         facts: &Facts,
+        found: &Found,
+        wishes: &Wishes,
         loader: attach::Loader,
         options: &attach::Options,
         filters: Vec<String>,
     ) -> anyhow::Result<Self> {
-        let mut plan = probe::plan(facts)?;
+        let mut plan = probe::plan(facts, found, wishes)?;
         let (mut ebpf, later) = attach::attach(&mut plan, facts, loader, options)?;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
         let Map::RingBuf(events) = events else {
@@ -97,7 +99,7 @@ impl Live {
             ring: Ring::new(events, options.ring_bytes)?,
             counters: PerCpuArray::try_from(counters)?,
             sites: PerCpuArray::try_from(sites)?,
-            info: info(facts, plan, options, filters, cpus, start),
+            info: info(facts, plan, options, wishes, filters, cpus, start),
             received: vec![0; cpus],
             missed: 0,
             watermark_ns: start.0,
@@ -275,6 +277,7 @@ fn info(
     facts: &Facts,
     plan: Plan,
     options: &attach::Options,
+    wishes: &Wishes,
     filters: Vec<String>,
     cpus: usize,
     (start_monotonic_ns, start_realtime_ns): (u64, u64),
@@ -301,5 +304,11 @@ fn info(
         ring_bytes: u64::from(options.ring_bytes),
         sites: plan.sites,
         unseen: plan.unseen,
+        without: wishes
+            .without
+            .iter()
+            .map(|mechanism| mechanism.name().to_owned())
+            .collect(),
+        truth: wishes.truth,
     }
 }

@@ -8,7 +8,7 @@ use super::task::OpenPut;
 use super::{Engine, Hold, Lock, Meta, Wait, WriteLocked};
 
 /// `EAGAIN`: `vma_start_read` met a detached VMA.
-const EAGAIN: u32 = 11;
+const EAGAIN: u16 = 11;
 
 impl Engine {
     pub(super) fn vma_read_acquire(&mut self, t: u32, event: &Event) {
@@ -74,7 +74,7 @@ impl Engine {
 
     pub(super) fn vma_read_refused(&mut self, event: &Event) {
         self.vma_of(event);
-        self.totals.read_misses += u64::from(event.body.arg == EAGAIN);
+        self.totals.read_misses += u64::from(event.errno() == EAGAIN);
     }
 
     pub(super) fn vma_read_release(&mut self, t: u32, event: &Event) {
