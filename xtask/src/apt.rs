@@ -24,6 +24,10 @@ pub(crate) enum Suites {
     Kernels,
     /// The machine's own release and its backports: may be installed.
     Machine,
+    /// The one suite whose programs tracer is compared with, so that the comparison is the same on every machine.
+    /// Only ever downloaded and unpacked; to this configuration nothing is installed, so that whatever a package
+    /// depends on is named.
+    Peers,
 }
 
 const KERNEL_SUITES: [&str; 5] = [
@@ -33,6 +37,8 @@ const KERNEL_SUITES: [&str; 5] = [
     "trixie-backports",
     "sid",
 ];
+
+const PEER_SUITE: &str = "trixie";
 
 /// A private apt configuration. Its lock is held as long as the value lives.
 #[derive(Debug)]
@@ -50,6 +56,7 @@ impl Apt {
         let dir = ws::cache()?.join(match suites {
             Suites::Kernels => "apt-kernels",
             Suites::Machine => "apt-machine",
+            Suites::Peers => "apt-peers",
         });
         for sub in ["lists/partial", "cache/archives/partial"] {
             let sub = dir.join(sub);
@@ -64,7 +71,7 @@ impl Apt {
             _lock: lock,
         };
         apt.sources = apt.sources(suites)?;
-        let conf = format!(
+        let mut conf = format!(
             "Dir::State::Lists \"{0}/lists\";\nDir::Cache \"{0}/cache\";\nDir::Etc::SourceList \"{0}/sources.list\";\n\
              Dir::Etc::SourceParts \"-\";\nAcquire::Languages \"none\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
              // Images for containers switch apt's own cache off, and then every look-up parses all lists again.\n\
@@ -74,6 +81,11 @@ impl Apt {
              // The cache may lie where apt's unprivileged user cannot go.\nAPT::Sandbox::User \"root\";\n",
             apt.dir.display()
         );
+        if suites == Suites::Peers {
+            let status = apt.dir.join("status");
+            fs::write(&status, "").with_context(|| format!("writing {}", status.display()))?;
+            conf.push_str(&format!("Dir::State::status \"{}\";\n", status.display()));
+        }
         for (name, text) in [("sources.list", &apt.sources), ("apt.conf", &conf)] {
             let path = apt.dir.join(name);
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -112,6 +124,7 @@ impl Apt {
         let mut add = |uri: &str, suite: &str| lines.push_str(&format!("deb{signed} {uri} {suite} main\n"));
         match suites {
             Suites::Kernels => KERNEL_SUITES.iter().for_each(|suite| add(&main, suite)),
+            Suites::Peers => add(&main, PEER_SUITE),
             Suites::Machine => {
                 let backports = format!("{}-backports", self.codename);
                 for (uri, suite) in &own {
@@ -178,16 +191,39 @@ impl Apt {
         Ok(found.filter(|v| *v != "(none)").map(ToOwned::to_owned))
     }
 
+    /// The packages, as `NAME=VERSION`, that installing one would take besides what is installed: all that it
+    /// depends on when the configuration says that nothing is ([`Suites::Peers`]).
+    pub(crate) fn closure(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.command("apt-get");
+        command.args([
+            "install",
+            "--print-uris",
+            "--yes",
+            "--no-install-recommends",
+            package,
+        ]);
+        let named = packages(&ws::capture(&mut command)?);
+        if named.is_empty() {
+            bail!("`{}` named no package", ws::show(&command));
+        }
+        Ok(named)
+    }
+
+    /// Downloads packages, given by name or `NAME=VERSION` and verified by apt, into `to`.
+    pub(crate) fn download(&self, label: &str, packages: &[String], to: &Path) -> Result<()> {
+        let mut command = self.command("apt-get");
+        command.arg("download").args(packages).current_dir(to);
+        ws::run_logged(
+            &format!("fetching {label}"),
+            &mut command,
+            &self.dir.join("download.log"),
+        )
+    }
+
     /// Downloads a package, verified by apt, and unpacks it into `to` without installing it.
     pub(crate) fn unpack(&self, package: &str, to: &Path) -> Result<()> {
         let scratch = ws::Scratch::new(Some(&self.dir))?;
-        let mut command = self.command("apt-get");
-        command.args(["download", package]).current_dir(scratch.path());
-        ws::run_logged(
-            &format!("fetching {package}"),
-            &mut command,
-            &self.dir.join("download.log"),
-        )?;
+        self.download(package, &[package.to_owned()], scratch.path())?;
         let mut debs = fs::read_dir(scratch.path())
             .with_context(|| format!("reading {}", scratch.path().display()))?
             .flatten()
@@ -257,9 +293,32 @@ fn releases(print_uris: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// `NAME=VERSION` of every file that `apt-get install --print-uris` names: `'URI' NAME_VERSION_ARCH.deb SIZE HASH`.
+fn packages(print_uris: &str) -> Vec<String> {
+    print_uris
+        .lines()
+        .filter_map(|line| {
+            let file = line.strip_prefix('\'')?.split(' ').nth(1)?;
+            let mut parts = file.strip_suffix(".deb")?.split('_');
+            let (name, version) = (parts.next()?, parts.next()?);
+            // In the names of files apt writes the epoch's colon so.
+            Some(format!("{name}={}", version.replace("%3a", ":")))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_are_read_off_what_apt_would_fetch() {
+        let said = "Reading package lists...\n\
+                    'http://mirror.invalid/p/zlib1g_1.3.1-1%2bb1_amd64.deb' zlib1g_1%3a1.3.1-1+b1_amd64.deb 88892 MD5Sum:32\n\
+                    'http://mirror.invalid/p/libc6_2.41-12_amd64.deb' libc6_2.41-12_amd64.deb 2846580 MD5Sum:55\n";
+        assert_eq!(packages(said), ["zlib1g=1:1.3.1-1+b1", "libc6=2.41-12"]);
+        assert!(packages("E: Unable to locate package x\n").is_empty());
+    }
 
     #[test]
     fn sources_are_read_off_what_apt_would_fetch() {

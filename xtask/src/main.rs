@@ -7,6 +7,7 @@ mod cpio;
 mod deps;
 mod kernels;
 mod oracle;
+mod peers;
 mod rustlex;
 mod test;
 mod tidy;

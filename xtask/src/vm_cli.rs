@@ -33,9 +33,9 @@ pub(crate) struct RunArgs {
     /// Short name or full version as `vm list` shows them, or the path of a kernel image
     #[arg(long, default_value = kernels::DEFAULT, value_name = "NAME|PATH")]
     kernel: String,
-    /// Processors
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    smp: u32,
+    /// Processors; 2, or 1 with --icount
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: Option<u32>,
     /// Memory in MiB; what is added and what is left in /out lies in it
     #[arg(long, default_value_t = 1024, value_name = "MiB", value_parser = clap::value_parser!(u32).range(192..))]
     mem: u32,
@@ -48,6 +48,12 @@ pub(crate) struct RunArgs {
     /// Kill the guest after this many seconds, boot included
     #[arg(long, default_value_t = 120, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// Let a nanosecond of the guest's time be one instruction, whatever the host does; takes one processor
+    ///
+    /// Then a time measured in the guest is a count of instructions, the same in every run but for some that
+    /// hang on when the host answers. It says nothing of caches or of several processors. Sleeping costs nothing.
+    #[arg(long)]
+    icount: bool,
     /// More words for the kernel's command line
     #[arg(long, default_value = "", value_name = "ARGS", allow_hyphen_values = true)]
     append: String,
@@ -104,7 +110,8 @@ fn boot(args: &RunArgs) -> Result<ExitCode> {
     let kernel = kernels::get(&args.kernel)?;
     let tools = Tools::get(!args.no_tracer)?;
     let mut guest = Guest::new(kernel, tools);
-    guest.smp = args.smp;
+    guest.icount = args.icount;
+    guest.smp = processors(args.smp, args.icount)?;
     guest.mem = args.mem;
     guest.adds = adds;
     guest.timeout = Duration::from_secs(args.timeout);
@@ -122,6 +129,17 @@ fn boot(args: &RunArgs) -> Result<ExitCode> {
         ui::say(&trouble);
     }
     Ok(ExitCode::from(outcome.status))
+}
+
+/// How many processors a guest gets. Instructions can be counted on one only.
+fn processors(asked: Option<u32>, icount: bool) -> Result<u32> {
+    match (asked, icount) {
+        (Some(smp), true) if smp > 1 => {
+            bail!("--icount counts the instructions of one processor: leave out --smp {smp}")
+        }
+        (None | Some(_), true) => Ok(1),
+        (asked, false) => Ok(asked.unwrap_or(2)),
+    }
 }
 
 /// `HOST[:GUEST]`; a host path may hold colons if the guest's path is given.
@@ -148,6 +166,16 @@ fn parse_add(add: &str) -> Result<(PathBuf, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instructions_are_counted_on_one_processor() {
+        assert_eq!(processors(None, false).unwrap(), 2);
+        assert_eq!(processors(Some(5), false).unwrap(), 5);
+        assert_eq!(processors(None, true).unwrap(), 1);
+        assert_eq!(processors(Some(1), true).unwrap(), 1);
+        let refused = processors(Some(2), true).unwrap_err().to_string();
+        assert!(refused.contains("leave out --smp 2"), "{refused}");
+    }
 
     #[test]
     fn what_is_added_has_a_place() {

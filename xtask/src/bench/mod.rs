@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures what the project promises. `docs/benchmarks.md` says what each row means.
 
 mod cargo;
+pub(crate) mod fault_cost;
 mod guest;
 mod native;
 
@@ -37,6 +38,10 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[guest::FIRST_EVENT, guest::ATTACH_DETACH],
         run: guest::run,
+    },
+    Group {
+        rows: &[fault_cost::FAULT_COST],
+        run: fault_cost::run,
     },
     Group {
         rows: &[cargo::ENGINE],

@@ -1,0 +1,538 @@
+//! What a page fault costs while it is traced: without anybody, with all of tracer's probes, and with bpftrace looking
+//! at the same faults, all in one guest, in turns.
+//!
+//! The guest's time advances with its instructions (`-icount`), so a nanosecond is an instruction and two runs differ
+//! hardly. `faultstorm` takes the time inside the guest, of its own thread and of the clock on the wall: since there is one
+//! processor, the latter has in it what runs besides, such as the recorder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{Row, thousands};
+use crate::vm::{Guest, Tools};
+use crate::{build, kernels, peers, ui, ws};
+
+pub(super) const FAULT_COST: &str = "fault-cost";
+
+const KERNEL: &str = "7.3";
+/// How often each mode has its turn.
+const ROUNDS: usize = 3;
+/// Storms in a turn.
+const STORMS: usize = 5;
+/// Faults in a storm.
+const FAULTS: u64 = 5120;
+
+/// Instructions that tracer may add to a fault, as a multiple of what bpftrace's histogram adds.
+const MOST_OF_HISTOGRAM: f64 = 2.5;
+/// Instructions of a traced fault, as a multiple of those of an untraced one.
+const MOST_OF_NONE: f64 = 1.6;
+
+/// Acquire and release of the same lock, paired in the kernel: the least that tells how long it was held.
+const HISTOGRAM: &str = "fexit:vmlinux:lock_vma_under_rcu /retval/ { @at[tid] = nsecs; } \
+     fexit:vmlinux:handle_mm_fault /@at[tid]/ { @held = hist(nsecs - @at[tid]); delete(@at[tid]); }";
+/// Nothing but their number.
+const COUNTER: &str = "fexit:vmlinux:handle_mm_fault { @faults = count(); }";
+
+/// Who looks at the faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    None,
+    Tracer,
+    Histogram,
+    Counter,
+}
+
+impl Mode {
+    /// In the order in which they have their turns.
+    const ALL: [Self; 4] = [Self::None, Self::Tracer, Self::Histogram, Self::Counter];
+
+    /// As files and JSON have it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tracer => "tracer",
+            Self::Histogram => "histogram",
+            Self::Counter => "counter",
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::None => "nobody",
+            Self::Tracer => "tracer record, all probes",
+            Self::Histogram => "bpftrace, histogram of holds",
+            Self::Counter => "bpftrace, number of faults",
+        }
+    }
+}
+
+/// Each has its turn, and says at its end how many faults it saw. A peer says that it attaches and not that it has;
+/// whoever came too late has seen too few. To sleep costs nothing here.
+const SCRIPT: &str = r#"
+storm() { faultstorm --faults FAULTS --rounds STORMS > /out/$1.$round || exit 1; }
+tell() { echo "$1 ended early:"; cat $2; exit 1; }
+peer() {
+  bpftrace -f json -e "$2" > /out/$1.$round.said 2> /out/$1.$round.err & p=$!
+  until grep -q attached_probes /out/$1.$round.said; do
+    kill -0 $p 2> /dev/null || tell bpftrace /out/$1.$round.err >&2; sleep 0.1
+  done
+  sleep 3; storm $1; kill -INT $p; wait $p || exit 1
+}
+sleep 3
+for round in ROUNDS; do
+  storm none
+  tracer record -o /tmp/a.rec 2> /out/tracer.$round.err & t=$!
+  until test -s /tmp/a.rec; do
+    kill -0 $t 2> /dev/null || tell tracer /out/tracer.$round.err >&2; sleep 0.1
+  done
+  sleep 1; storm tracer; kill -INT $t; wait $t || exit 1
+  tracer stats --json /tmp/a.rec > /out/tracer.$round.said || exit 1
+  rm /tmp/a.rec
+  peer histogram 'HISTOGRAM'
+  peer counter 'COUNTER'
+done
+tracer doctor --json > /out/doctor.json || exit 1
+"#;
+
+/// What a storm took, in nanoseconds, each of which is an instruction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Storm {
+    /// Of the thread that faulted, a fault.
+    cpu: f64,
+    /// Of everybody, a fault.
+    wall: f64,
+}
+
+/// What all storms under one pair of eyes took.
+#[derive(Debug)]
+struct Cost {
+    mode: Mode,
+    storms: Vec<Storm>,
+}
+
+impl Cost {
+    fn cpu(&self) -> f64 {
+        median(self.storms.iter().map(|storm| storm.cpu))
+    }
+
+    fn wall(&self) -> f64 {
+        median(self.storms.iter().map(|storm| storm.wall))
+    }
+
+    /// Least and most.
+    fn range(&self) -> (f64, f64) {
+        let all = self.storms.iter().map(|storm| storm.cpu);
+        (all.clone().fold(f64::MAX, f64::min), all.fold(0.0, f64::max))
+    }
+}
+
+/// What came of a guest: a cost for each mode.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    all: Vec<Cost>,
+    /// Places that tracer looked at, by mechanism: a cost means nothing without.
+    places: BTreeMap<String, u64>,
+}
+
+/// Makes a guest one that measures; its `/out` has to go somewhere. Returns the versions of the peers in it.
+pub(crate) fn prepare(guest: &mut Guest) -> Result<Vec<String>> {
+    let peers = peers::get(&["bpftrace"])?;
+    guest.adds.extend(peers.adds);
+    guest
+        .adds
+        .push((build::guest_bin("faultstorm")?, "/usr/bin/faultstorm".to_owned()));
+    guest.icount = true;
+    guest.smp = 1;
+    // The peer and its libraries are 300 MB, twice while they are unpacked.
+    guest.mem = 3072;
+    guest.timeout = Duration::from_secs(900);
+    Ok(peers.versions)
+}
+
+/// What the guest runs, with so many turns for each.
+pub(crate) fn script(rounds: usize) -> String {
+    let turns: Vec<String> = (1..=rounds).map(|n| n.to_string()).collect();
+    SCRIPT
+        .replace("FAULTS", &FAULTS.to_string())
+        .replace("STORMS", &STORMS.to_string())
+        .replace("ROUNDS", &turns.join(" "))
+        .replace("HISTOGRAM", HISTOGRAM)
+        .replace("COUNTER", COUNTER)
+}
+
+impl Costs {
+    /// Reads what the guest left; an error if somebody who should have looked saw too little.
+    pub(crate) fn read(out: &Path, rounds: usize) -> Result<Self> {
+        let text = |name: &str| {
+            fs::read_to_string(out.join(name)).with_context(|| format!("the guest left no {name}"))
+        };
+        let mut all = Vec::new();
+        for mode in Mode::ALL {
+            let mut cost = Cost {
+                mode,
+                storms: Vec::new(),
+            };
+            for round in 1..=rounds {
+                let name = format!("{}.{round}", mode.name());
+                cost.storms
+                    .extend(storms(&text(&name)?).with_context(|| format!("in {name}"))?);
+                if mode != Mode::None {
+                    let said = text(&format!("{name}.said"))?;
+                    saw_all(mode, &said).with_context(|| format!("{}, turn {round}", mode.label()))?;
+                }
+            }
+            all.push(cost);
+        }
+        let doctor: Value = serde_json::from_str(&text("doctor.json")?).context("what doctor said")?;
+        let places = mechanisms(&doctor);
+        ensure!(
+            !places.is_empty(),
+            "tracer doctor names no place that tracer looks at: {doctor}"
+        );
+        Ok(Self { all, places })
+    }
+
+    fn of(&self, mode: Mode) -> Result<&Cost> {
+        let found = self.all.iter().find(|cost| cost.mode == mode);
+        found.with_context(|| format!("nothing was measured for {}", mode.label()))
+    }
+
+    /// Instructions that a mode adds to a fault.
+    fn added(&self, mode: Mode) -> Result<f64> {
+        Ok(self.of(mode)?.cpu() - self.of(Mode::None)?.cpu())
+    }
+
+    /// A traced fault's instructions by an untraced one's.
+    pub(crate) fn by_none(&self) -> Result<f64> {
+        Ok(self.of(Mode::Tracer)?.cpu() / self.of(Mode::None)?.cpu())
+    }
+
+    /// What tracer adds by what bpftrace's histogram adds.
+    pub(crate) fn by_histogram(&self) -> Result<f64> {
+        let theirs = self.added(Mode::Histogram)?;
+        ensure!(
+            theirs > 0.0,
+            "a fault under bpftrace's histogram took no longer than an untraced one: it was not measured"
+        );
+        Ok(self.added(Mode::Tracer)? / theirs)
+    }
+
+    /// Is it within what is tolerated?
+    pub(crate) fn tolerable(&self) -> Result<bool> {
+        Ok(self.by_none()? <= MOST_OF_NONE && self.by_histogram()? <= MOST_OF_HISTOGRAM)
+    }
+
+    /// In a line.
+    pub(crate) fn summary(&self) -> Result<String> {
+        Ok(format!(
+            "{} instructions a fault with all probes, {:.2} × untraced; adds {:.2} × what bpftrace's histogram adds",
+            whole(self.of(Mode::Tracer)?.cpu()),
+            self.by_none()?,
+            self.by_histogram()?
+        ))
+    }
+
+    /// What is required, in a line.
+    pub(crate) fn required() -> String {
+        format!("at most {MOST_OF_NONE} × untraced, adds at most {MOST_OF_HISTOGRAM} × bpftrace's histogram")
+    }
+
+    /// A table, a line each.
+    pub(crate) fn table(&self) -> Result<Vec<String>> {
+        let none = self.of(Mode::None)?;
+        let theirs = self.added(Mode::Histogram)?;
+        let mut lines = vec![format!(
+            "{:<30}{:>12}{:>9}{:>11}{:>14}{:>12}{:>12}",
+            "instructions a fault", "its thread", "added", "× nobody", "× histogram", "everybody", "× nobody"
+        )];
+        for cost in &self.all {
+            let mut line = format!("{:<30}{:>12}", cost.mode.label(), whole(cost.cpu()));
+            if cost.mode == Mode::None {
+                line += &format!("{:>46}", whole(cost.wall()));
+            } else {
+                let added = self.added(cost.mode)?;
+                line += &format!(
+                    "{:>9}{:>11.3}{:>14.2}{:>12}{:>12.3}",
+                    whole(added),
+                    cost.cpu() / none.cpu(),
+                    added / theirs,
+                    whole(cost.wall()),
+                    cost.wall() / none.wall()
+                );
+            }
+            lines.push(line);
+        }
+        let spreads: Vec<String> = self
+            .all
+            .iter()
+            .map(|cost| {
+                let (least, most) = cost.range();
+                format!("{} {} to {}", cost.mode.name(), whole(least), whole(most))
+            })
+            .collect();
+        lines.push(format!(
+            "medians of {} storms of {} faults; least and most of its thread: {}",
+            none.storms.len(),
+            thousands(FAULTS),
+            spreads.join(", ")
+        ));
+        let places: Vec<String> = self
+            .places
+            .iter()
+            .map(|(how, n)| format!("{n} by {how}"))
+            .collect();
+        lines.push(format!("places that tracer looked at: {}", places.join(", ")));
+        Ok(lines)
+    }
+
+    fn json(&self) -> Result<Value> {
+        let mut modes = serde_json::Map::new();
+        for cost in &self.all {
+            let (least, most) = cost.range();
+            let one = json!({
+                "instructions": cost.cpu(), "least": least, "most": most,
+                "added": self.added(cost.mode)?, "everybody": cost.wall(), "storms": cost.storms.len(),
+            });
+            modes.insert(cost.mode.name().to_owned(), one);
+        }
+        Ok(json!({
+            "faults_a_storm": FAULTS, "modes": modes, "places": self.places,
+            "by_none": self.by_none()?, "by_none_most": MOST_OF_NONE,
+            "by_histogram": self.by_histogram()?, "by_histogram_most": MOST_OF_HISTOGRAM,
+            "everybody_by_none": self.of(Mode::Tracer)?.wall() / self.of(Mode::None)?.wall(),
+        }))
+    }
+}
+
+/// Measures the row.
+pub(super) fn run() -> Result<Vec<Row>> {
+    let kernel = kernels::get(KERNEL)?;
+    let tools = Tools::get(true)?;
+    let scratch = ws::Scratch::new(Some(&ws::target().join("bench")))?;
+    let mut guest = Guest::new(kernel, tools);
+    guest.out = Some(scratch.path().to_owned());
+    let versions = prepare(&mut guest)?;
+    let outcome = ui::step(
+        &format!("guest {KERNEL}: faults, traced and not, {ROUNDS} turns"),
+        || guest.sh(&script(ROUNDS)),
+    )?;
+    if let Some(trouble) = outcome.trouble() {
+        bail!("{trouble}");
+    }
+    ensure!(
+        outcome.status == 0,
+        "the guest's command ended with {}: {}",
+        outcome.status,
+        String::from_utf8_lossy(&outcome.stderr)
+    );
+    let costs = Costs::read(scratch.path(), ROUNDS)?;
+    let mut notes = costs.table()?;
+    notes.push(format!("compared with {}", versions.join(", ")));
+    let mut figures = costs.json()?;
+    figures["peers"] = json!(versions);
+    Ok(vec![Row {
+        name: FAULT_COST,
+        measured: costs.summary()?,
+        required: Some(Costs::required()),
+        met: costs.tolerable()?,
+        method: "7.3 guest, 1 CPU, 1 instruction = 1 ns; the same storm of anonymous faults with nobody, tracer, bpftrace in turns",
+        notes,
+        figures,
+    }])
+}
+
+/// The lines of `faultstorm`.
+fn storms(said: &str) -> Result<Vec<Storm>> {
+    let mut storms = Vec::new();
+    for line in said.lines() {
+        let told: Value = serde_json::from_str(line).with_context(|| format!("faultstorm said {line:?}"))?;
+        let number = |name: &str| {
+            let number = told[name].as_f64().filter(|number| *number > 0.0);
+            number.with_context(|| format!("faultstorm told no {name} in {line:?}"))
+        };
+        let faults = number("faults")?;
+        storms.push(Storm {
+            cpu: number("cpu_ns")? / faults,
+            wall: number("wall_ns")? / faults,
+        });
+    }
+    ensure!(
+        storms.len() == STORMS,
+        "faultstorm told {} storms instead of {STORMS}",
+        storms.len()
+    );
+    Ok(storms)
+}
+
+/// Did whoever looked see every fault of every storm? There are others in the guest, so there may be more.
+fn saw_all(mode: Mode, said: &str) -> Result<()> {
+    let seen = match mode {
+        Mode::None => return Ok(()),
+        Mode::Tracer => {
+            let stats: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
+            let count = |at: &str| stats.pointer(at).and_then(Value::as_u64);
+            for lost in ["/events/dropped", "/events/missing", "/events/missed"] {
+                ensure!(count(lost) == Some(0), "{lost} is {:?}", stats.pointer(lost));
+            }
+            count("/events/by_kind/fault_end").unwrap_or(0)
+        }
+        Mode::Histogram | Mode::Counter => {
+            let values: Vec<Value> = said
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            let of = |map: &str| values.iter().find_map(|value| value["data"].get(map)).cloned();
+            match of("@held") {
+                Some(Value::Array(buckets)) => buckets.iter().filter_map(|b| b["count"].as_u64()).sum(),
+                _ => of("@faults").and_then(|count| count.as_u64()).unwrap_or(0),
+            }
+        }
+    };
+    let storms = FAULTS * STORMS as u64;
+    ensure!(
+        seen >= storms,
+        "{} faults were made, and {} were seen",
+        thousands(storms),
+        thousands(seen)
+    );
+    Ok(())
+}
+
+/// How many places tracer looked at, by mechanism, as `tracer doctor --json` has it.
+fn mechanisms(doctor: &Value) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    let operations = doctor["operations"].as_array().into_iter().flatten();
+    for site in operations.flat_map(|operation| operation["sites"].as_array().into_iter().flatten()) {
+        match site["mechanism"].as_str() {
+            None | Some("none") => {}
+            Some(mechanism) => *found.entry(mechanism.to_owned()).or_default() += 1,
+        }
+    }
+    found
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = numbers.collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// A number of instructions as a person reads it.
+fn whole(number: f64) -> String {
+    let sign = if number < 0.0 { "-" } else { "" };
+    format!("{sign}{}", thousands(number.abs().round() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn costs(tracer: f64, histogram: f64) -> Costs {
+        let cost = |mode, cpu| Cost {
+            mode,
+            storms: vec![Storm { cpu, wall: 2.0 * cpu }; 3],
+        };
+        Costs {
+            all: vec![
+                cost(Mode::None, 8000.0),
+                cost(Mode::Tracer, tracer),
+                cost(Mode::Histogram, histogram),
+                cost(Mode::Counter, 8100.0),
+            ],
+            places: BTreeMap::from([("kprobe".to_owned(), 7)]),
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_what_is_added() {
+        let costs = costs(10_000.0, 9000.0);
+        assert_eq!(costs.by_none().unwrap(), 1.25);
+        assert_eq!(costs.by_histogram().unwrap(), 2.0);
+        assert!(costs.tolerable().unwrap());
+        let table = costs.table().unwrap().join("\n");
+        assert!(
+            table.contains("10,000") && table.contains("2.00") && table.contains("7 by kprobe"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn too_much_of_either_is_not_tolerated() {
+        assert!(!costs(13_000.0, 12_000.0).tolerable().unwrap());
+        assert!(!costs(10_600.0, 9000.0).tolerable().unwrap());
+    }
+
+    #[test]
+    fn a_peer_that_costs_nothing_was_not_there() {
+        let error = costs(10_000.0, 8000.0).by_histogram().unwrap_err().to_string();
+        assert!(error.contains("not measured"), "{error}");
+    }
+
+    #[test]
+    fn storms_are_read_whole_or_not_at_all() {
+        let line = "{\"cpu_ns\":51200,\"faults\":5120,\"wall_ns\":102400}\n";
+        let read = storms(&line.repeat(STORMS)).unwrap();
+        assert_eq!(
+            read[0],
+            Storm {
+                cpu: 10.0,
+                wall: 20.0
+            }
+        );
+        assert!(storms(line).is_err());
+        assert!(storms(&line.replace("51200", "0").repeat(STORMS)).is_err());
+    }
+
+    #[test]
+    fn who_saw_too_little_is_found_out() {
+        let tracer = |ends: u64, dropped: u64| {
+            let stats = json!({"events": {"dropped": dropped, "missing": 0, "missed": 0, "by_kind": {"fault_end": ends}}});
+            saw_all(Mode::Tracer, &stats.to_string())
+        };
+        assert!(tracer(25_600, 0).is_ok());
+        assert!(tracer(25_599, 0).is_err());
+        assert!(tracer(25_600, 1).is_err());
+        let attached = "{\"type\": \"attached_probes\", \"data\": {\"probes\": 2}}\n";
+        let hist = |last: u64| {
+            let data = json!({"type": "hist", "data": {"@held": [
+                {"min": 1024, "max": 2047, "count": 600}, {"min": 2048, "max": 4095, "count": last}]}});
+            saw_all(Mode::Histogram, &format!("{attached}{data}\n"))
+        };
+        assert!(hist(25_000).is_ok());
+        assert!(hist(24_999).is_err());
+        let counter = format!(
+            "{attached}{}\n",
+            json!({"type": "map", "data": {"@faults": 25_600}})
+        );
+        assert!(saw_all(Mode::Counter, &counter).is_ok());
+        assert!(saw_all(Mode::Counter, attached).is_err());
+    }
+
+    #[test]
+    fn mechanisms_are_counted() {
+        let doctor = json!({"operations": [
+            {"sites": [{"mechanism": "fentry"}, {"mechanism": "none"}]},
+            {"sites": [{"mechanism": "fentry"}, {"mechanism": "kprobe"}]}]});
+        let found = mechanisms(&doctor);
+        assert_eq!(
+            found,
+            BTreeMap::from([("fentry".to_owned(), 2), ("kprobe".to_owned(), 1)])
+        );
+    }
+
+    #[test]
+    fn the_script_is_whole() {
+        let script = script(2);
+        assert!(script.contains("for round in 1 2; do"));
+        for word in ["FAULTS", "STORMS", "ROUNDS", "HISTOGRAM", "COUNTER"] {
+            assert!(!script.contains(word), "{word} is left in\n{script}");
+        }
+        // Shell quotes go around the programs for bpftrace.
+        assert!(!HISTOGRAM.contains('\'') && !COUNTER.contains('\''));
+    }
+}

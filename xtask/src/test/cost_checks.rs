@@ -1,0 +1,45 @@
+//! What it costs to be traced, on a real kernel.
+
+use anyhow::{Result, ensure};
+
+use super::guests::{Check, Ctx, Evidence, On, Scenario};
+use crate::bench::fault_cost::{self, Costs};
+use crate::ui;
+use crate::vm::Outcome;
+
+/// Each mode has so many turns.
+const ROUNDS: usize = 2;
+
+const CHECKS: &[Check] = &[
+    ("is-tolerable", |e| {
+        e.succeeded()?;
+        let costs = Costs::read(&e.ctx.out(), ROUNDS)?;
+        let table = costs.table()?;
+        for line in &table {
+            ui::line(&format!("       {line}"));
+        }
+        ui::line(&format!("       fault-cost: {}", costs.summary()?));
+        ensure!(
+            costs.tolerable()?,
+            "{}; required: {}",
+            costs.summary()?,
+            Costs::required()
+        );
+        Ok(())
+    }),
+    ("kernel-is-content", Evidence::kernel_is_content),
+];
+
+/// Scenarios of cost.
+pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "fault-cost",
+    on: On::These(&["7.3"]),
+    boot,
+    checks: CHECKS,
+}];
+
+fn boot(ctx: &Ctx) -> Result<Outcome> {
+    let mut guest = ctx.guest();
+    fault_cost::prepare(&mut guest)?;
+    guest.sh(&fault_cost::script(ROUNDS))
+}
