@@ -6,5 +6,7 @@
 pub mod attach;
 mod catalogue;
 mod plan;
+mod points;
+mod ways;
 
-pub use plan::{Attach, Found, Globals, Mechanism, Plan, Planned, Point, Refusal, Wishes, plan};
+pub use plan::{Attach, Elsewhere, Found, Globals, Mechanism, Plan, Planned, Point, Refusal, Wishes, plan};

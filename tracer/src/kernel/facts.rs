@@ -32,6 +32,12 @@ pub struct Paths {
     pub proc_config: PathBuf,
     /// Folder with `config-RELEASE`.
     pub boot: PathBuf,
+    /// `/sys/bus/event_source/devices`
+    pub event_sources: PathBuf,
+    /// `/sys/kernel/debug/kprobes/enabled`
+    pub kprobes_enabled: PathBuf,
+    /// `/proc/lockdep_stats`
+    pub lockdep_stats: PathBuf,
 }
 
 impl Default for Paths {
@@ -50,6 +56,9 @@ impl Default for Paths {
             version: "/proc/sys/kernel/version".into(),
             proc_config: "/proc/config.gz".into(),
             boot: "/boot".into(),
+            event_sources: "/sys/bus/event_source/devices".into(),
+            kprobes_enabled: "/sys/kernel/debug/kprobes/enabled".into(),
+            lockdep_stats: "/proc/lockdep_stats".into(),
         }
     }
 }
@@ -77,6 +86,18 @@ pub struct Layout {
     pub task_pid: Option<u32>,
     /// `task_struct.tgid`
     pub task_tgid: Option<u32>,
+    /// `vm_area_struct.vmlock_dep_map`, which only kernels with lockdep have.
+    #[serde(default)]
+    pub vma_dep_map: Option<u32>,
+    /// `mm_struct.mmap_lock.dep_map`, which only kernels with lockdep have.
+    #[serde(default)]
+    pub mmap_dep_map: Option<u32>,
+    /// `lockdep_map.name`
+    #[serde(default)]
+    pub dep_map_name: Option<u32>,
+    /// `lockdep_map.key`
+    #[serde(default)]
+    pub dep_map_key: Option<u32>,
 }
 
 /// Which argument of the `mmap_lock` tracepoints is which.
@@ -109,6 +130,16 @@ pub struct Facts {
     pub addresses: Option<BTreeMap<String, Vec<u64>>>,
     /// `CONFIG_KPROBE_EVENTS_ON_NOTRACE`, if the kernel tells.
     pub kprobes_on_notrace: Option<bool>,
+    /// Whether kprobes can be made at all, if the kernel tells: it was built with them, and they are not switched off.
+    #[serde(default)]
+    pub kprobes: Option<bool>,
+    /// Whether lockdep is at work; `None`: the kernel does not have it, or not with tracepoints as we know them. It
+    /// ends with the first bug that it finds.
+    #[serde(default)]
+    pub lockdep: Option<bool>,
+    /// Hardware breakpoints that somebody could use, if that is known. Whether they are free shows when attaching.
+    #[serde(default = "breakpoints")]
+    pub breakpoints_free: Option<u8>,
     /// Preemption as the kernel runs with it (`none`, `voluntary`, `lazy`, `full`), if it tells.
     #[serde(default)]
     pub preemption: Option<String>,
@@ -219,6 +250,9 @@ impl Facts {
                 .then(|| symbols::addresses(&paths.kallsyms, &names))
                 .flatten(),
             kprobes_on_notrace,
+            kprobes: kprobes(paths),
+            lockdep: lockdep(&btf, paths),
+            breakpoints_free: breakpoints(),
             preemption: fs::read_to_string(&paths.preempt)
                 .ok()
                 .as_deref()
@@ -229,6 +263,30 @@ impl Facts {
         };
         Ok((facts, btf))
     }
+}
+
+/// Debug registers of x86_64; the kernel gives them to whoever asks first.
+#[expect(clippy::unnecessary_wraps, reason = "other machines do not tell")]
+const fn breakpoints() -> Option<u8> {
+    Some(4)
+}
+
+fn kprobes(paths: &Paths) -> Option<bool> {
+    if fs::read_to_string(&paths.kprobes_enabled).is_ok_and(|text| text.trim() == "0") {
+        return Some(false);
+    }
+    let sources = paths.event_sources.is_dir();
+    sources.then(|| paths.event_sources.join("kprobe").exists())
+}
+
+fn lockdep(btf: &Btf, paths: &Paths) -> Option<bool> {
+    // (lock, subclass, trylock, read, check, nest_lock, ip) and (lock, ip).
+    let known = btf.tracepoint("lock_acquire")?.params == 7 && btf.tracepoint("lock_release")?.params == 2;
+    let stats = fs::read_to_string(&paths.lockdep_stats).unwrap_or_default();
+    let mut off = stats
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("debug_locks:"));
+    known.then(|| off.all(|value| value.trim() != "0"))
 }
 
 /// The word in parentheses, which is how the kernel marks what it runs with.
@@ -250,6 +308,8 @@ fn family(btf: &Btf) -> Option<Family> {
 fn layout(btf: &Btf) -> Layout {
     let vma = |field| btf.offset("vm_area_struct", field);
     let sequence = btf.offset("mm_struct", "mm_lock_seq.sequence");
+    let vma_dep_map = vma("vmlock_dep_map");
+    let lockdep = |structure, field| vma_dep_map.and_then(|_| btf.offset(structure, field));
     Layout {
         vm_start: vma("vm_start"),
         vm_end: vma("vm_end"),
@@ -261,6 +321,10 @@ fn layout(btf: &Btf) -> Layout {
         mm_lock_seq_is_seqcount: sequence.is_some(),
         task_pid: btf.offset("task_struct", "pid"),
         task_tgid: btf.offset("task_struct", "tgid"),
+        vma_dep_map,
+        mmap_dep_map: lockdep("mm_struct", "mmap_lock.dep_map"),
+        dep_map_name: lockdep("lockdep_map", "name"),
+        dep_map_key: lockdep("lockdep_map", "key"),
     }
 }
 

@@ -5,8 +5,10 @@ use tracer_common::{site, wire::Kind};
 /// How a row is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
-    /// A tracepoint of `mmap_lock`, by its BTF.
-    MmapTracepoint(&'static str),
+    /// A tracepoint, by its BTF.
+    Tracepoint(&'static str),
+    /// One of lockdep's tracepoints.
+    Lockdep(&'static str),
     /// Entry of a function, through ftrace.
     Entry(&'static str),
     /// Return of a function, through ftrace. With how many arguments the program expects before the
@@ -21,7 +23,8 @@ pub(super) enum Hook {
 impl Hook {
     pub(super) const fn target(self) -> &'static str {
         match self {
-            Self::MmapTracepoint(name)
+            Self::Tracepoint(name)
+            | Self::Lockdep(name)
             | Self::Entry(name)
             | Self::Return(name, _)
             | Self::Kprobe(name)
@@ -31,7 +34,8 @@ impl Hook {
 
     pub(super) const fn mechanism(self) -> &'static str {
         match self {
-            Self::MmapTracepoint(_) => "tp_btf",
+            Self::Tracepoint(_) => "tp_btf",
+            Self::Lockdep(_) => "lockdep",
             Self::Entry(_) => "fentry",
             Self::Return(..) => "fexit",
             Self::Kprobe(_) => "kprobe-notrace",
@@ -60,7 +64,14 @@ pub(super) const ROWS: &[Row] = &[
         program: "mmap_release",
         site: site::MMAP_RELEASE,
         operation: Kind::MmapRelease,
-        hook: Hook::MmapTracepoint("mmap_lock_released"),
+        hook: Hook::Tracepoint("mmap_lock_released"),
+        derived: None,
+    },
+    Row {
+        program: "lockdep_release",
+        site: site::LOCKDEP,
+        operation: Kind::LockdepRelease,
+        hook: Hook::Lockdep("lock_release"),
         derived: None,
     },
     Row {
@@ -102,7 +113,7 @@ pub(super) const ROWS: &[Row] = &[
         program: "mmap_acquire",
         site: site::MMAP_ACQUIRE,
         operation: Kind::MmapAcquire,
-        hook: Hook::MmapTracepoint("mmap_lock_acquire_returned"),
+        hook: Hook::Tracepoint("mmap_lock_acquire_returned"),
         derived: None,
     },
     Row {
@@ -110,6 +121,13 @@ pub(super) const ROWS: &[Row] = &[
         site: site::WRITE_ACQUIRE,
         operation: Kind::VmaWriteAcquire,
         hook: Hook::Return("__vma_start_write", 0),
+        derived: None,
+    },
+    Row {
+        program: "lockdep_acquire",
+        site: site::LOCKDEP,
+        operation: Kind::LockdepAcquire,
+        hook: Hook::Lockdep("lock_acquire"),
         derived: None,
     },
     Row {
@@ -158,7 +176,7 @@ pub(super) const ROWS: &[Row] = &[
         program: "mmap_start",
         site: site::MMAP_START,
         operation: Kind::MmapStart,
-        hook: Hook::MmapTracepoint("mmap_lock_start_locking"),
+        hook: Hook::Tracepoint("mmap_lock_start_locking"),
         derived: None,
     },
 ];

@@ -6,9 +6,11 @@ use tracer_common::site::{self, SiteEntry};
 use tracer_common::wire::Kind;
 
 use super::catalogue::{Hook, ROWS, Row};
+use super::points::{self, Seen};
+use super::ways::{Ways, Why};
 use crate::info::{Family, SiteInfo, UnseenInfo};
 use crate::kernel::{Facts, Layout};
-use crate::text::Sites;
+use crate::text::{Operation, Sites};
 
 /// What to attach, how, why, and what stays unseen.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +27,21 @@ pub struct Plan {
     pub twice: bool,
     /// Single instructions, all run by one program.
     pub points: Vec<Point>,
+    /// Instructions that were found and need no probe, and why.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// A found instruction that needs no probe of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Where it is.
+    pub address: u64,
+    /// The same for people: symbol and distance.
+    pub place: String,
+    /// What it does, as `tracer sites` has it.
+    pub operation: Operation,
+    /// What shows it.
+    pub why: &'static str,
 }
 
 /// One instruction that the program for all of them is put at.
@@ -169,7 +186,7 @@ impl std::error::Error for Refusal {}
 ///
 /// # Errors
 /// When nothing useful can be attached at all.
-pub fn plan(facts: &Facts, _found: &Found, _wishes: &Wishes) -> Result<Plan, Refusal> {
+pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refusal> {
     let release = || facts.release.clone();
     let Some(family) = facts.family else {
         return Err(Refusal::NoVmaLock { release: release() });
@@ -182,6 +199,22 @@ pub fn plan(facts: &Facts, _found: &Found, _wishes: &Wishes) -> Result<Plan, Ref
         return Err(Refusal::NoTracepoints { release: release() });
     };
 
+    let ways = Ways::new(facts, wishes);
+    let rows: Vec<(&Row, Placed)> = ROWS.iter().map(|row| (row, place(facts, &ways, row))).collect();
+    let possible = |program: &str| {
+        rows.iter()
+            .any(|(row, placed)| row.program == program && matches!(placed, Placed::At(_)))
+    };
+    let seen = Seen {
+        family,
+        lockdep: ways.lockdep(),
+        rcu_return: possible("lock_vma_under_rcu"),
+        next_return: possible("lock_next_vma"),
+        write: possible("write_start") && possible("write_acquire"),
+        detach: possible("mark_detached"),
+        fault_end: possible("fault_end"),
+        bad_area: possible("bad_area"),
+    };
     let mut plan = Plan {
         probes: Vec::new(),
         sites: vec![SiteInfo::default(); site::FIRST_DYNAMIC as usize],
@@ -189,24 +222,50 @@ pub fn plan(facts: &Facts, _found: &Found, _wishes: &Wishes) -> Result<Plan, Ref
         globals: globals(facts, args.write),
         twice: facts.is_preemptible(),
         points: Vec::new(),
+        elsewhere: Vec::new(),
     };
-    for row in ROWS {
-        match place(facts, row) {
-            Ok(attach) => plan.add(row, attach),
-            Err(Some(why)) => plan.unseen.push(why),
-            Err(None) => {}
+    // What is found in the text says which of the rows are needed.
+    let stand_in = match found {
+        Ok(sites) => points::add(&mut plan, sites, &ways, &seen),
+        Err(_) => points::StandIn::unread(&seen, possible("vma_refcount_put")),
+    };
+    for (row, placed) in rows {
+        let needed = match row.program {
+            "bad_area" => stand_in.bad_area,
+            "area_free" => stand_in.area_free,
+            "vma_refcount_put" | "vma_start_read_return" | "vma_start_read_entry" => {
+                found.is_err() && !seen.lockdep
+            }
+            "lockdep_acquire" | "lockdep_release" => seen.lockdep || wishes.truth,
+            "write_start" | "write_acquire" => seen.write || !plan.has_points_of(Kind::VmaWriteAcquire),
+            "mark_detached" => seen.detach,
+            _ => true,
+        };
+        match placed {
+            Placed::At(attach) if needed => plan.add(row, attach, wishes.truth),
+            Placed::Unseen(mut why) if needed => {
+                // Acquires are then seen inside, but the failure of the whole is not.
+                if row.operation == Kind::VmaReadAcquire
+                    && plan.has_points_in(Kind::VmaReadAcquire, &why.function)
+                {
+                    Kind::VmaReadFail.name().clone_into(&mut why.operation);
+                }
+                plan.unseen.push(why);
+            }
+            _ => {}
         }
     }
-    plan.derive_releases();
-    plan.tell_unseen(family);
+    if stand_in.fault {
+        plan.derive_releases();
+    }
+    plan.tell_unseen(family, found, &seen);
+    let told = plan.has("vma_start_read_return") || seen.lockdep;
     plan.globals.bytes.push(("TWICE", u8::from(plan.twice)));
-    plan.globals
-        .bytes
-        .push(("START_READ_SEEN", u8::from(plan.has("vma_start_read_return"))));
+    plan.globals.bytes.push(("START_READ_SEEN", u8::from(told)));
     Ok(plan)
 }
 
-fn unseen(operation: Kind, function: &str, reason: &str, remedy: &str) -> UnseenInfo {
+pub(super) fn unseen(operation: Kind, function: &str, reason: &str, remedy: &str) -> UnseenInfo {
     UnseenInfo {
         operation: operation.name().to_owned(),
         function: function.to_owned(),
@@ -215,73 +274,72 @@ fn unseen(operation: Kind, function: &str, reason: &str, remedy: &str) -> Unseen
     }
 }
 
-/// Where a row goes on this kernel; `Err(None)`: nowhere, and nothing is lost by that.
-fn place(facts: &Facts, row: &Row) -> Result<Attach, Option<UnseenInfo>> {
+/// Where a row goes on this kernel.
+enum Placed {
+    At(Attach),
+    Unseen(UnseenInfo),
+    /// Nowhere, and nothing is lost by that.
+    Nowhere,
+}
+
+fn place(facts: &Facts, ways: &Ways<'_>, row: &Row) -> Placed {
     let target = row.hook.target();
+    let refused = |why: &Why| Placed::Unseen(unseen(row.operation, target, &why.reason, &why.remedy));
     match row.hook {
-        Hook::MmapTracepoint(name) => Ok(Attach::TpBtf(name)),
+        Hook::Tracepoint(name) => match ways.tp_btf() {
+            Ok(()) => Placed::At(Attach::TpBtf(name)),
+            Err(why) => refused(why),
+        },
+        Hook::Lockdep(name) => match ways.lockdep_works() {
+            Ok(()) => Placed::At(Attach::TpBtf(name)),
+            Err(why) => refused(why),
+        },
         Hook::Entry(_) | Hook::Return(..) => {
             // Functions that only one family has, or that a later kernel inlines, are no loss: what
-            // stands in for them has a row of its own, or `tell_unseen` names the gap.
+            // stands in for them has a row of its own, or is found in the text.
             let Some(&(params, _)) = facts.functions.get(target) else {
-                return Err(None);
+                return Placed::Nowhere;
             };
-            let better = match row.program {
-                "area_free" => facts.functions.contains_key("vma_mark_detached"),
-                _ => false,
-            };
-            if better {
-                return Err(None);
+            if let Err(why) = ways.fentry() {
+                return refused(why);
             }
             if let Hook::Return(_, expected) = row.hook
                 && expected != 0
                 && params != expected
             {
-                return Err(Some(unseen(
+                return Placed::Unseen(unseen(
                     row.operation,
                     target,
                     &format!("it takes {params} arguments on this kernel, {expected} are known here"),
                     "a newer version of tracer",
-                )));
+                ));
             }
-            if facts
-                .traceable
-                .as_ref()
-                .is_some_and(|list| !list.contains(target))
-            {
-                return Err(Some(unseen(
+            let listed = |list: &std::collections::BTreeSet<String>| list.contains(target);
+            if !facts.traceable.as_ref().is_none_or(listed) {
+                return Placed::Unseen(unseen(
                     row.operation,
                     target,
                     "ftrace does not know it (it is marked notrace, or is a copy of an inline function)",
                     "none without another kernel build",
-                )));
+                ));
             }
-            Ok(if matches!(row.hook, Hook::Entry(_)) {
+            Placed::At(if matches!(row.hook, Hook::Entry(_)) {
                 Attach::FEntry(target)
             } else {
                 Attach::FExit(target)
             })
         }
-        Hook::Kprobe(_) | Hook::Kretprobe(_) => {
-            if !out_of_line(facts) {
-                return Err(None);
+        Hook::Kprobe(_) | Hook::Kretprobe(_) => match offsets(facts, target) {
+            Some(offsets) if ways.kprobe_notrace().is_ok() => {
+                Placed::At(if matches!(row.hook, Hook::Kprobe(_)) {
+                    Attach::KProbe(offsets)
+                } else {
+                    Attach::KRetProbe(offsets)
+                })
             }
-            let Some(offsets) = offsets(facts, target) else {
-                return Err(None);
-            };
-            Ok(if matches!(row.hook, Hook::Kprobe(_)) {
-                Attach::KProbe(offsets)
-            } else {
-                Attach::KRetProbe(offsets)
-            })
-        }
+            _ => Placed::Nowhere,
+        },
     }
-}
-
-/// Whether this kernel lets us probe copies of inline functions: one built with
-/// `KPROBE_EVENTS_ON_NOTRACE`, which stock kernels are not.
-fn out_of_line(facts: &Facts) -> bool {
-    facts.kprobes_on_notrace == Some(true)
 }
 
 fn offsets(facts: &Facts, symbol: &str) -> Option<Vec<u64>> {
@@ -335,13 +393,34 @@ impl Plan {
         self.probes.iter().any(|probe| probe.program == program)
     }
 
-    fn add(&mut self, row: &Row, attach: Attach) {
-        // Where both exist, the function itself is better than its callers.
+    fn has_points_of(&self, kind: Kind) -> bool {
+        self.points
+            .iter()
+            .any(|point| self.sites[point.site as usize].operation == kind.name())
+    }
+
+    fn has_points_in(&self, kind: Kind, function: &str) -> bool {
+        self.points.iter().any(|point| {
+            let site = &self.sites[point.site as usize];
+            site.operation == kind.name() && site.function == function
+        })
+    }
+
+    fn add(&mut self, row: &Row, attach: Attach, truth: bool) {
+        // Where both exist, the function itself, or lockdep, is better than its callers.
         let caller = matches!(row.program, "lock_vma_under_rcu" | "lock_next_vma");
-        let operation = if caller && self.has("vma_start_read_return") {
-            Kind::VmaReadFail
-        } else {
-            row.operation
+        let operation =
+            if caller && (self.has("vma_start_read_return") || self.has("lockdep_acquire") && !truth) {
+                Kind::VmaReadFail
+            } else {
+                row.operation
+            };
+        let reason = match row.hook {
+            Hook::Lockdep(_) if truth => {
+                "recorded as the truth to judge the others by; nothing is taken from it"
+            }
+            Hook::Lockdep(_) => "lockdep is told of each acquire and each release",
+            _ => row.derived.unwrap_or("at the very place"),
         };
         self.sites[row.site as usize] = SiteInfo {
             operation: operation.name().to_owned(),
@@ -355,7 +434,7 @@ impl Plan {
             }
             .to_owned(),
             bound_ns: None,
-            reason: row.derived.unwrap_or("at the very place").to_owned(),
+            reason: reason.to_owned(),
             attached: false,
         };
         // A kprobe's handler cannot be preempted.
@@ -376,15 +455,14 @@ impl Plan {
         }
         self.sites[site::USER as usize] = SiteInfo {
             operation: Kind::VmaReadRelease.name().to_owned(),
-            function: "handle_mm_fault".to_owned(),
+            function: "do_user_addr_fault".to_owned(),
             place: String::new(),
             mechanism: "derived".to_owned(),
             provenance: "derived".to_owned(),
             bound_ns: None,
-            reason:
-                "a fault under the VMA lock gives it back right after handle_mm_fault returned, or, with \
-                     VM_FAULT_RETRY or VM_FAULT_COMPLETED, some time inside (then bounded by the fault)"
-                    .to_owned(),
+            reason: "no probe may be there (NOKPROBE): the lock is given back some instructions after \
+                     handle_mm_fault returned, and before the task's next event at the latest"
+                .to_owned(),
             attached: true,
         };
     }
@@ -397,54 +475,62 @@ impl Plan {
             let derived = &mut self.sites[site::USER as usize];
             derived.attached = false;
             "nothing tells the end of a fault".clone_into(&mut derived.reason);
-            self.unseen.push(unseen(
-                Kind::VmaReadRelease,
-                "handle_mm_fault",
-                "it would be derived from the end of the fault, which is not seen here",
-                "see fault_end",
-            ));
+            self.unseen.push(points::fault_end_unseen());
         }
     }
 
-    fn tell_unseen(&mut self, family: Family) {
-        let rebuild = "a kernel built with CONFIG_PROVE_LOCKING and CONFIG_KPROBE_EVENTS_ON_NOTRACE";
-        // A copy out of line serves only a few callers, so it does not replace this.
-        self.unseen.push(unseen(
-            Kind::VmaReadRelease,
-            "userfaultfd, madvise, /proc/PID/maps, TCP zerocopy receive, drivers",
-            "the release is inlined into these users of the lock: it is bounded by the task's next event",
-            "none yet: it takes a probe at each inlined place",
-        ));
-        if !self.has("vma_start_read_return") {
-            self.unseen.push(unseen(
+    fn tell_unseen(&mut self, family: Family, found: &Found, seen: &Seen) {
+        if let Err(error) = found {
+            let remedy = unread_remedy(error);
+            let mut tell = |operation, function, what: &str| {
+                let reason = format!("{what}; where, is not known: {error}");
+                self.unseen.push(unseen(operation, function, &reason, remedy));
+            };
+            if !seen.lockdep {
+                tell(
+                    Kind::VmaReadRelease,
+                    "userfaultfd, madvise, /proc/PID/maps, TCP zerocopy receive, drivers",
+                    "the release is inlined into these users of the lock",
+                );
+                tell(
+                    Kind::VmaReadAcquire,
+                    "vma_start_read_locked",
+                    "it is inlined into userfaultfd, which takes it under mmap_lock when the lock-free look-up failed",
+                );
+            }
+            tell(
                 Kind::VmaReadRefused,
                 "vma_start_read",
                 "it is inlined: a failed look-up is seen, but not which VMA refused it, nor why",
-                rebuild,
-            ));
-            self.unseen.push(unseen(
-                Kind::VmaReadAcquire,
-                "vma_start_read_locked",
-                "it is inlined into userfaultfd, which takes it under mmap_lock when the lock-free look-up failed",
-                rebuild,
-            ));
+            );
+            if family == Family::Rwsem {
+                tell(
+                    Kind::VmaWriteAcquire,
+                    "vma_start_write",
+                    "it is inlined, and so is its wait",
+                );
+            }
         }
-        match family {
-            Family::Rwsem => self.unseen.push(unseen(
-                Kind::VmaWriteAcquire,
-                "vma_start_write",
-                "it is inlined on kernels with a rw_semaphore for each VMA (6.4 to 6.14), and so is its wait",
-                "Linux 6.15 or later",
-            )),
-            Family::Refcount if !self.has("write_acquire") => self.unseen.push(unseen(
+        let writes = self.has("write_acquire")
+            || self.has_points_of(Kind::VmaWriteAcquire)
+            || self
+                .unseen
+                .iter()
+                .any(|known| known.operation == Kind::VmaWriteAcquire.name());
+        if !writes {
+            self.unseen.push(unseen(
                 Kind::VmaWriteAcquire,
                 "__vma_start_write",
                 "this kernel has no such function with a type",
                 "none without another kernel build",
-            )),
-            Family::Refcount => {}
+            ));
         }
-        if !self.has("lock_vma_under_rcu") {
+        if !seen.rcu_return
+            && !self
+                .unseen
+                .iter()
+                .any(|known| known.function == "lock_vma_under_rcu")
+        {
             self.unseen.push(unseen(
                 Kind::VmaReadAcquire,
                 "lock_vma_under_rcu",
@@ -453,4 +539,35 @@ impl Plan {
             ));
         }
     }
+}
+
+/// What helps when the text could not be searched.
+fn unread_remedy(error: &str) -> &'static str {
+    for (word, remedy) in [
+        (
+            "hides the addresses",
+            "sysctl kernel.kptr_restrict=1, and CAP_SYSLOG",
+        ),
+        (
+            "build id",
+            "--kernel-text with the image of the kernel that runs (/boot/vmlinuz-RELEASE)",
+        ),
+        (
+            "do not belong together",
+            "--kernel-text with the image of the kernel that runs (/boot/vmlinuz-RELEASE)",
+        ),
+        (
+            "lockdown",
+            "--kernel-text /boot/vmlinuz-RELEASE, or boot with lockdown=none",
+        ),
+        (
+            "no such file",
+            "a kernel with CONFIG_PROC_KCORE, or --kernel-text /boot/vmlinuz-RELEASE",
+        ),
+    ] {
+        if error.contains(word) {
+            return remedy;
+        }
+    }
+    "--kernel-text /boot/vmlinuz-RELEASE; `tracer sites` tells more"
 }
