@@ -5,16 +5,25 @@
 //!
 //! # What is derived
 //!
-//! Where the release of a VMA read lock cannot be seen at its own place, the engine makes the
-//! `vma_read_release` itself and hands it on with the others ([`Meta::derived`]):
+//! The release of a VMA read lock is an event of its own wherever a probe can be at the place. Where none can, the
+//! engine makes the `vma_read_release` itself and hands it on with the others ([`Meta::derived`]):
 //!
 //! * after a `fault_end` under the VMA lock without RETRY or COMPLETED: *derived*, the kernel
-//!   gives the lock back right after;
-//! * after one with RETRY or COMPLETED: *bounded*, it was given back somewhere within the fault;
+//!   gives the lock back right after (if [`tracer_common::site::USER`] is attached);
+//! * after one with RETRY or COMPLETED, if no release was seen inside: *bounded*, it was given back
+//!   somewhere within the fault;
 //! * before an event that proves it gone: *bounded* between the acquire and that event. A VMA read
 //!   lock is never kept across a return to user mode, no task waits for `mmap_lock` while it holds
 //!   one, and no VMA is write-locked or detached while it is read-locked. One system call holds two
 //!   at a time (moving pages by userfaultfd), so a second acquire alone proves nothing, a third does.
+//!
+//! Where all releases are seen, or follow from what is, these last two should not occur: a hold that is gone all the
+//! same is closed like that, and counted as an anomaly, a *coverage hole*. Where some places are known not to be seen
+//! (`unseen` in [`SourceInfo`]) it is none. With lockdep as a source its releases are exact, and its acquires date the
+//! start of a hold that a `vma_read_acquire` confirms; what it confirms not was a temporary reader.
+//!
+//! Every hold says how surely its start and its end are known, and within what bound: the start in [`Hold`] and, at its
+//! end, in [`Meta::hold`], the end as the provenance of the event that ends it.
 //!
 //! A derived event has cpu, number, site and time of the event that it comes from, and the task
 //! whose lock it is, which is another one if a writer's progress proves a reader gone.
@@ -30,11 +39,14 @@
 //!
 //! Memory is bounded by [`Limits`]: what has been idle for long makes room, and is counted.
 
+mod attempt;
 mod counters;
 mod fault;
 mod hist;
 mod lock;
+mod lockdep;
 mod mmap;
+mod sites;
 mod small;
 mod table;
 mod task;
@@ -44,14 +56,18 @@ mod vma;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
 
 use crate::info::SourceInfo;
-pub use counters::{ANOMALIES_KEPT, Anomaly, AnomalyKind, Balance, Durations, Faults, TaskCounters, Totals};
+pub use counters::{
+    ANOMALIES_KEPT, Anomaly, AnomalyKind, Balance, ByReason, BySurety, Durations, Faults, TaskCounters,
+    Totals,
+};
 pub use hist::Histogram;
 pub use lock::{Mm, Vma, WriteLocked};
 use lock::{TaskKey, unlink};
+use sites::Sites;
 use table::Table;
 use task::OpenPut;
-pub use task::{Frame, Hold, Lock, Task, Wait};
-pub use view::{MmView, TaskView, VmaView};
+pub use task::{Frame, Hold, Lock, Start, Task, Wait};
+pub use view::{Held, MmView, TaskView, VmaView};
 
 /// How surely an event is known, beside the event itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +78,8 @@ pub struct Meta {
     pub bound_ns: Option<u64>,
     /// Whether the engine made the event; it is in no recording then.
     pub derived: bool,
+    /// When the hold began that this event ends, if it ends a known one.
+    pub hold: Option<Start>,
 }
 
 /// Upper bounds on what is remembered.
@@ -116,10 +134,8 @@ pub struct Engine {
     /// Source of [`Mm::write_life`]; each value is used once.
     lives: u64,
     now_ns: u64,
-    sites: Vec<Site>,
+    sites: Sites,
     self_pid: u32,
-    releases_observed: bool,
-    acquires_observed: bool,
     /// Whether all kinds of events were asked for; else what looks wrong was only left out.
     whole: bool,
     /// Derived events that go out before and after the one at hand.
@@ -127,19 +143,16 @@ pub struct Engine {
     after: Vec<(Event, Meta)>,
     /// The event at hand as it should have been.
     rewritten: Option<Event>,
+    /// How surely the event at hand is known, and within what bound.
+    own: (Provenance, Option<u64>),
+    /// The start of the hold that the event at hand ends.
+    ended: Option<Start>,
+    /// The VMA that the task's event before the one at hand gave back.
+    echo: Option<u64>,
     totals: Totals,
     anomalies: Vec<Anomaly>,
     aged_counters: TaskCounters,
     aged_self: TaskCounters,
-}
-
-/// What the plan says of one site.
-#[derive(Clone, Copy, Debug)]
-struct Site {
-    provenance: Provenance,
-    bound_ns: Option<u64>,
-    /// Whether this is `lock_next_vma`, whose caller keeps one VMA locked at a time.
-    is_next_vma: bool,
 }
 
 impl Engine {
@@ -150,11 +163,6 @@ impl Engine {
 
     /// As [`Self::new`], with other bounds on memory.
     pub fn with_limits(info: &SourceInfo, limits: Limits) -> Self {
-        let sites = info.sites.iter().map(|site| Site {
-            provenance: site.provenance(),
-            bound_ns: site.bound_ns,
-            is_next_vma: site.function == "lock_next_vma",
-        });
         Self {
             tasks: Table::new(limits.tasks),
             vmas: Table::new(limits.vmas),
@@ -162,17 +170,15 @@ impl Engine {
             epoch: 1,
             lives: 0,
             now_ns: info.start_monotonic_ns,
-            sites: sites.collect(),
+            sites: Sites::new(info),
             self_pid: info.self_pid,
-            releases_observed: info.read_releases_observed(),
-            acquires_observed: !info
-                .unseen
-                .iter()
-                .any(|unseen| unseen.operation == Kind::VmaReadAcquire.name()),
             whole: !info.filters.iter().any(|filter| filter.contains("--only")),
             before: Vec::new(),
             after: Vec::new(),
             rewritten: None,
+            own: (Provenance::Observed, None),
+            ended: None,
+            echo: None,
             totals: Totals::default(),
             anomalies: Vec::new(),
             aged_counters: TaskCounters::default(),
@@ -186,6 +192,7 @@ impl Engine {
         self.before.clear();
         self.after.clear();
         self.rewritten = None;
+        self.ended = None;
         self.now_ns = self.now_ns.max(event.header.ts_ns);
         let meta = if event.kind == Kind::Gap {
             self.totals.gaps += 1;
@@ -196,11 +203,17 @@ impl Engine {
                 provenance: Provenance::Observed,
                 bound_ns: None,
                 derived: false,
+                hold: None,
             }
         } else {
             self.totals.received += 1;
+            let meta = self.meta(event);
+            self.own = (meta.provenance, meta.bound_ns);
             self.take(event);
-            self.meta(event)
+            Meta {
+                hold: self.ended,
+                ..meta
+            }
         };
         for (event, meta) in &self.before {
             self.totals.derived += 1;
@@ -269,12 +282,13 @@ impl Engine {
     }
 
     fn meta(&self, event: &Event) -> Meta {
-        let site = self.sites.get(event.header.site as usize);
+        let site = self.sites.get(event.header.site);
         let own = event.provenance();
         Meta {
             provenance: site.map_or(own, |site| own.max(site.provenance)),
             bound_ns: site.and_then(|site| site.bound_ns),
             derived: false,
+            hold: None,
         }
     }
 
@@ -282,6 +296,8 @@ impl Engine {
     fn take(&mut self, event: &Event) {
         let t = self.enter(event);
         self.drop_stale_waits(t, event.kind);
+        self.end_attempt(t, event.kind);
+        self.echo = self.tasks[t].echo.take();
         match event.kind {
             Kind::MmapStart => self.mmap_start(t, event),
             Kind::MmapAcquire => self.mmap_acquire(t, event),
@@ -289,16 +305,19 @@ impl Engine {
             Kind::MmapRelease => self.mmap_release(t, event),
             Kind::MmapDowngrade => self.mmap_downgrade(t, event),
             Kind::VmaReadAcquire => self.vma_read_acquire(t, event),
-            Kind::VmaReadFail => self.vma_read_fail(t),
+            Kind::VmaReadFail => self.vma_read_fail(t, event),
             Kind::VmaReadRelease => self.vma_read_release(t, event),
-            Kind::VmaReadRefused => self.vma_read_refused(event),
+            Kind::VmaReadRefused => self.vma_read_refused(t, event),
+            Kind::VmaReadTemporary => self.vma_read_temporary(t, event),
             Kind::VmaWriteStart => self.vma_write_start(t, event),
             Kind::VmaWriteAcquire => self.vma_write_acquire(t, event),
             Kind::VmaWriteFail => self.vma_write_fail(t, event),
             Kind::VmaDetach => self.vma_detach(event),
+            Kind::VmaAttach => self.vma_attach(event),
             Kind::FaultBegin => self.fault_begin(t, event),
             Kind::FaultEnd => self.fault_end(t, event),
-            Kind::VmaReadTemporary | Kind::VmaAttach | Kind::LockdepAcquire | Kind::LockdepRelease => {}
+            Kind::LockdepAcquire => self.lockdep_acquire(t, event),
+            Kind::LockdepRelease => self.lockdep_release(t, event),
             Kind::Gap => {}
         }
     }
@@ -544,22 +563,34 @@ impl Engine {
         hold
     }
 
-    /// A hold is over, at a time that is exact or not.
-    fn end_hold(&mut self, t: u32, at: usize, ts_ns: u64, exact: bool) -> Hold {
+    /// A hold is over; how surely that is known, and within what bound.
+    fn end_hold(&mut self, t: u32, at: usize, ts_ns: u64, end: (Provenance, Option<u64>)) -> Hold {
         let hold = self.drop_hold(t, at);
-        self.totals.books(hold.lock).releases += 1;
-        self.record_hold(t, &hold, ts_ns, exact);
+        self.totals.gave(hold.lock, end.0);
+        self.record_hold(t, &hold, ts_ns, end.0);
         hold
     }
 
-    fn record_hold(&mut self, t: u32, hold: &Hold, ts_ns: u64, exact: bool) {
-        let lock = hold.lock as usize;
-        if exact && hold.start_known && hold.epoch == self.epoch {
+    /// When a hold began, as far as that still counts: a gap since then may have hidden that it ended and began anew.
+    fn start_of(&self, hold: &Hold) -> Start {
+        let known = hold.epoch == self.epoch;
+        Start {
+            since_ns: hold.since_ns,
+            provenance: if known { hold.start } else { Provenance::Unknown },
+            bound_ns: hold.start_bound_ns.filter(|_| known),
+        }
+    }
+
+    fn record_hold(&mut self, t: u32, hold: &Hold, ts_ns: u64, end: Provenance) {
+        let how = self.start_of(hold).provenance.max(end);
+        if how <= Provenance::Derived {
+            let lock = hold.lock as usize;
             let ns = ts_ns.saturating_sub(hold.since_ns);
             self.totals.holds[lock].record(ns);
+            self.totals.holds_by[lock][how as usize] += 1;
             self.tasks[t].counters.holds[lock].record(ns);
         } else {
-            self.totals.holds_unknown[lock] += 1;
+            self.totals.unknown_hold(hold.lock, how);
         }
     }
 
@@ -567,7 +598,7 @@ impl Engine {
     fn lose_hold(&mut self, t: u32, at: usize) {
         let hold = self.drop_hold(t, at);
         self.totals.books(hold.lock).lost += 1;
-        self.totals.holds_unknown[hold.lock as usize] += 1;
+        self.totals.unknown_hold(hold.lock, Provenance::Unknown);
     }
 
     fn record_wait(&mut self, t: u32, wait: &Wait, ts_ns: u64) {
@@ -629,6 +660,7 @@ impl Engine {
                 kind,
                 event: *event,
                 other_tid: other.map_or(0, |task| task.tid),
+                hold: None,
             });
         }
     }
@@ -651,11 +683,16 @@ impl Engine {
     /// What became of a release without a known acquire, now that the task's next event is there.
     #[cold]
     fn resolve_put(&mut self, t: u32, put: OpenPut, next: &Event) {
-        if next.kind == Kind::VmaReadRefused && next.vma().is_none_or(|vma| vma == put.vma) {
-            self.totals.temporary_reads += 1;
+        let of_it = next.vma().is_none_or(|vma| vma == put.vma);
+        if next.kind == Kind::VmaReadTemporary && of_it {
             return;
         }
-        if self.acquires_observed && put.ts_ns > 0 && self.tasks[t].reads_known == self.epoch {
+        if next.kind == Kind::VmaReadRefused && of_it {
+            self.count_temporary(t, put.vma, next.reason());
+            return;
+        }
+        let all_seen = self.sites.acquires_observed && self.sites.temporaries_observed;
+        if all_seen && put.ts_ns > 0 && self.tasks[t].reads_known == self.epoch {
             let mut event = Event::synthetic(Kind::VmaReadRelease, put.ts_ns);
             event.header.tid = next.header.tid;
             event.header.pid = next.header.pid;
@@ -670,10 +707,10 @@ impl Engine {
     }
 
     fn book_unknown_put(&mut self) {
-        let books = self.totals.books(Lock::VmaRead);
-        books.unknown_starts += 1;
-        books.releases += 1;
-        self.totals.holds_unknown[Lock::VmaRead as usize] += 1;
+        self.totals.books(Lock::VmaRead).unknown_starts += 1;
+        // The event is of another moment, but of the same place.
+        self.totals.gave(Lock::VmaRead, Provenance::Observed);
+        self.totals.unknown_hold(Lock::VmaRead, Provenance::Unknown);
     }
 }
 

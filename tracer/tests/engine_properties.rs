@@ -2,8 +2,9 @@
 //! and right after a gap it claims nothing.
 
 use proptest::prelude::*;
-use tracer::info::{SiteInfo, SourceInfo};
+use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
 use tracer::state::{Engine, Limits, Lock};
+use tracer_common::site;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
 
 /// Few tasks, VMAs and address spaces, so that they meet; the rest is anything.
@@ -42,15 +43,54 @@ fn any_event() -> impl Strategy<Value = Event> {
         })
 }
 
-fn engine(observed: bool, limits: Limits) -> Engine {
+/// How releases are seen.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// Not at all.
+    Nowhere,
+    /// Each at its own place.
+    Everywhere,
+    /// As on a stock kernel: at their places, but for faults.
+    Mixed,
+    /// The same, and some are not seen.
+    MixedWithHoles,
+    /// By lockdep.
+    Lockdep,
+}
+
+const WAYS: [Seen; 5] = [
+    Seen::Nowhere,
+    Seen::Everywhere,
+    Seen::Mixed,
+    Seen::MixedWithHoles,
+    Seen::Lockdep,
+];
+
+fn engine(seen: Seen, limits: Limits) -> Engine {
     let mut info = SourceInfo::default();
-    if observed {
-        info.sites.push(SiteInfo {
-            operation: "vma_read_release".into(),
-            function: "vma_refcount_put".into(),
-            provenance: "observed".into(),
-            attached: true,
-            ..SiteInfo::default()
+    let observed = SiteInfo {
+        provenance: "observed".into(),
+        ..SiteInfo::default()
+    };
+    info.sites
+        .resize(site::FIRST_DYNAMIC as usize + 1, observed.clone());
+    let mut attach = |at: u32, kind: Kind| {
+        info.sites[at as usize].operation = kind.name().into();
+        info.sites[at as usize].attached = true;
+    };
+    match seen {
+        Seen::Nowhere => {}
+        Seen::Everywhere => attach(site::VMA_REFCOUNT_PUT, Kind::VmaReadRelease),
+        Seen::Mixed | Seen::MixedWithHoles => {
+            attach(site::USER, Kind::VmaReadRelease);
+            attach(site::FIRST_DYNAMIC, Kind::VmaReadRelease);
+        }
+        Seen::Lockdep => attach(site::LOCKDEP, Kind::LockdepAcquire),
+    }
+    if matches!(seen, Seen::MixedWithHoles) {
+        info.unseen.push(UnseenInfo {
+            operation: Kind::VmaReadRelease.name().into(),
+            ..UnseenInfo::default()
         });
     }
     Engine::with_limits(&info, limits)
@@ -65,6 +105,14 @@ fn check(engine: &Engine) {
             books.releases + books.converted_out + books.lost + held[lock as usize],
             "books of {} do not balance",
             lock.name()
+        );
+        let totals = engine.totals();
+        let by = |counts: &[[u64; 4]; 4]| counts[lock as usize].iter().sum::<u64>();
+        assert_eq!(by(&totals.acquires_by), books.acquires);
+        assert_eq!(by(&totals.releases_by), books.releases);
+        assert_eq!(
+            by(&totals.holds_by),
+            totals.holds[lock as usize].count() + totals.holds_unknown[lock as usize]
         );
     }
     let mut vma_reads = 0;
@@ -125,9 +173,9 @@ fn claims_nothing(engine: &Engine) {
 #[test]
 fn one_kind_alone_does_not_pile_up() {
     for &kind in Kind::ALL {
-        for observed in [false, true] {
+        for seen in WAYS {
             let mut engine = engine(
-                observed,
+                seen,
                 Limits {
                     tasks: 4,
                     vmas: 64,
@@ -159,11 +207,11 @@ proptest! {
     #[test]
     fn any_stream_leaves_a_consistent_state(
         events in proptest::collection::vec(any_event(), 1..200),
-        observed: bool,
+        way in 0..WAYS.len(),
         tight: bool,
     ) {
         let limits = if tight { Limits { tasks: 2, vmas: 2, mms: 2 } } else { Limits::default() };
-        let mut engine = engine(observed, limits);
+        let mut engine = engine(WAYS[way], limits);
         let mut ts_ns = 0;
         let (mut total, mut derived) = (0u64, 0u64);
         for (seq, event) in (0u32..).zip(&events) {
@@ -206,12 +254,12 @@ proptest! {
             events[at] = Event::synthetic(Kind::Gap, 0);
             events[at].body.arg = 1;
         }
-        for observed in [false, true] {
-            let mut engine = engine(observed, Limits::default());
+        for seen in [Seen::Nowhere, Seen::Everywhere, Seen::MixedWithHoles] {
+            let mut engine = engine(seen, Limits::default());
             for (ts_ns, event) in (1u64..).zip(&events) {
                 let mut event = *event;
                 event.header.ts_ns = ts_ns;
-                if event.kind == Kind::VmaReadRelease && !observed {
+                if event.kind == Kind::VmaReadRelease && matches!(seen, Seen::Nowhere) {
                     continue;
                 }
                 engine.apply(&event, &mut |_, _| {});

@@ -6,12 +6,19 @@
 //! releases observed            every release of a VMA read lock is seen (else they are derived)
 //! only KINDS                  the other kinds were left out in the kernel
 //! acquires unseen              some acquires happen at places that are not seen
+//! releases unseen              some releases are not seen at their own place
+//! source USER 7                site 14 is attached: releases follow from the end of a fault; bound in ns or nothing
+//! source LOCKDEP               site 16 is attached: lockdep is a source
+//! truth                        lockdep's events are there only to judge the others by
+//! put 40 __bad_area            site 40 is a release in that function, seen at its own instruction
 //! site 1 lock_next_vma         where events with site=1 come from; a number behind it is their bound in ns
 //! limits 2 2 2                 at most so many tasks, VMAs, mms
 //! 10 mmap_start t1 m1 write    time, kind, task, then mm, vma and fields in any order
 //! 20 gap cpu=1 missing=3
 //! < vma_read_release t1 v1 bounded 5    derived and handed on before the last event; bound in ns or -
 //! > vma_read_release t1 v1 derived -    the same, after it
+//! since 10 observed -          the last event ended a hold that began then, so surely, with that bound
+//! explained write_locked       the last event was handed on with this reason
 //! = mmap_downgrade                      the last event was handed on as this kind
 //! t1 holds mmap_write(m1)@10/observed vma_read(v1)@?12/bounded    all that it holds; `@?`: start not seen
 //! t1 waits mmap_read(m1)@5/observed     or `-` for nothing; so below
@@ -29,8 +36,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
-use tracer::state::{AnomalyKind, Engine, Limits, Lock, Meta};
-use tracer_common::wire::{Event, Kind, fault, flag};
+use tracer::state::{AnomalyKind, Engine, Limits, Lock, Meta, Start};
+use tracer_common::site;
+use tracer_common::wire::{Event, Kind, Provenance, Reason, fault, flag};
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -96,6 +104,9 @@ struct Scenario {
     seq: u32,
     /// What the last event led to: marker and description.
     handed_on: Vec<(char, String)>,
+    /// The start of the hold that the last event ended, and the reason that it was handed on with.
+    since: Option<Start>,
+    reason: Reason,
     expected_anomalies: BTreeMap<String, u64>,
 }
 
@@ -103,7 +114,16 @@ impl Scenario {
     fn line(&mut self, line: &str) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
-            "releases" | "acquires" | "only" | "site" | "limits" => self.set_up(&words),
+            "releases" | "acquires" | "only" | "site" | "limits" | "source" | "truth" | "put" => {
+                self.set_up(&words)
+            }
+            "since" => self.expect_since(&words),
+            "explained" => same(
+                "reason",
+                "of it",
+                &self.reason.name(),
+                &words[1..].join(" ").as_str(),
+            ),
             "<" | ">" | "=" => self.expect_event(&words),
             "count" => self.expect_count(&words),
             "anomaly" => self.expect_anomaly(&words),
@@ -147,6 +167,28 @@ impl Scenario {
                 operation: "vma_read_acquire".into(),
                 ..UnseenInfo::default()
             }),
+            ["releases", "unseen"] => self.info.unseen.push(UnseenInfo {
+                operation: "vma_read_release".into(),
+                ..UnseenInfo::default()
+            }),
+            ["source", name, bound @ ..] => {
+                let at = match *name {
+                    "USER" => site::USER,
+                    "LOCKDEP" => site::LOCKDEP,
+                    _ => return Err(format!("no source {name}")),
+                };
+                let operation = if at == site::USER {
+                    "vma_read_release"
+                } else {
+                    "lockdep_acquire"
+                };
+                self.attach(at as usize, operation, "")?;
+                if let [ns] = bound {
+                    self.info.sites[at as usize].bound_ns = Some(parse(ns)?);
+                }
+            }
+            ["put", number, function] => self.attach(parse(number)?, "vma_read_release", function)?,
+            ["truth"] => self.info.truth = true,
             ["only", kinds] => self.info.filters.push(format!("--only {kinds}")),
             ["site", number, function, bound @ ..] => {
                 let at: usize = parse(number)?;
@@ -176,6 +218,24 @@ impl Scenario {
         Ok(())
     }
 
+    fn attach(&mut self, at: usize, operation: &str, function: &str) -> Result<()> {
+        if at >= self.info.sites.len() {
+            let observed = SiteInfo {
+                provenance: "observed".into(),
+                ..SiteInfo::default()
+            };
+            self.info.sites.resize(at + 1, observed);
+        }
+        let site = &mut self.info.sites[at];
+        if site.attached {
+            return Err(format!("site {at} is there already"));
+        }
+        site.attached = true;
+        site.operation = operation.into();
+        site.function = function.into();
+        Ok(())
+    }
+
     fn event(&mut self, words: &[&str]) -> Result<()> {
         let [time, kind, fields @ ..] = words else {
             return Err("an event has a time and a kind".into());
@@ -197,6 +257,7 @@ impl Scenario {
         let handed_on = &mut self.handed_on;
         handed_on.clear();
         let mut own = 0;
+        let (since, reason) = (&mut self.since, &mut self.reason);
         engine.apply(&event, &mut |out, meta| {
             if meta.derived {
                 let place = if own == 0 { '<' } else { '>' };
@@ -208,6 +269,8 @@ impl Scenario {
                 assert_eq!(out.provenance(), meta.provenance);
             } else {
                 own += 1;
+                *since = meta.hold;
+                *reason = out.reason();
                 if out.kind != event.kind {
                     handed_on.push(('=', out.kind.name().into()));
                 }
@@ -233,6 +296,14 @@ impl Scenario {
         }
         let (marker, text) = self.handed_on.remove(0);
         same("derived", "event", &format!("{marker} {text}"), &wanted)
+    }
+
+    fn expect_since(&mut self, words: &[&str]) -> Result<()> {
+        let found = self.since.map_or("-".into(), |start| {
+            let bound = start.bound_ns.map_or("-".into(), |ns| ns.to_string());
+            format!("{} {} {bound}", start.since_ns, start.provenance.name())
+        });
+        same("held", "since", &found, &words[1..].join(" "))
     }
 
     fn expect_task(&mut self, words: &[&str]) -> Result<()> {
@@ -331,6 +402,12 @@ impl Scenario {
                 let books = &totals.balance[at];
                 match name {
                     "acquires" => books.acquires,
+                    "holds_observed" => totals.holds_by[at][Provenance::Observed as usize],
+                    "holds_derived" => totals.holds_by[at][Provenance::Derived as usize],
+                    "holds_bounded" => totals.holds_by[at][Provenance::Bounded as usize],
+                    "releases_observed" => totals.releases_by[at][Provenance::Observed as usize],
+                    "releases_derived" => totals.releases_by[at][Provenance::Derived as usize],
+                    "releases_bounded" => totals.releases_by[at][Provenance::Bounded as usize],
                     "unknown_starts" => books.unknown_starts,
                     "releases" => books.releases,
                     "lost" => books.lost,
@@ -348,6 +425,12 @@ impl Scenario {
                 "missing" => totals.missing,
                 "derived" => totals.derived,
                 "temporary_reads" => totals.temporary_reads,
+                "coverage_holes" => totals.coverage_holes,
+                "echoes" => totals.echoes,
+                "failed_unknown" => totals.fails[Reason::Unknown as usize],
+                "failed_write_locked" => totals.fails[Reason::WriteLocked as usize],
+                "failed_detached" => totals.fails[Reason::Detached as usize],
+                "refused_detached" => totals.refused[Reason::Detached as usize],
                 "non_owner_releases" => totals.non_owner_releases,
                 "recycled_vmas" => totals.recycled_vmas,
                 "reused_tids" => totals.reused_tids,
@@ -405,6 +488,12 @@ fn set_field(event: &mut Event, field: &str) -> Result<()> {
             event.body.vm_start = hex(start)?;
             event.body.vm_end = hex(end)?;
         }
+        // What lockdep calls `read`: 0 is a writer.
+        ("read", value) => event.body.arg = parse(value)?,
+        ("reason", value) => {
+            let reason = Reason::ALL.iter().find(|reason| reason.name() == value);
+            event.body.arg |= (*reason.ok_or_else(|| format!("no reason {value}"))? as u32) << 16;
+        }
         ("refcnt", value) => {
             event.header.flags |= flag::REFCNT;
             event.body.vm_refcnt = u32::try_from(hex(value)?).map_err(|error| error.to_string())?;
@@ -454,7 +543,28 @@ fn describe(event: &Event, meta: &Meta) -> String {
 fn check_books(engine: &Engine) -> Result<()> {
     let held = engine.held();
     for lock in Lock::ALL {
-        let books = &engine.totals().balance[lock as usize];
+        let totals = engine.totals();
+        let books = &totals.balance[lock as usize];
+        let by = |counts: &[[u64; 4]; 4]| counts[lock as usize].iter().sum::<u64>();
+        same(
+            "acquires by provenance of",
+            lock.name(),
+            &by(&totals.acquires_by),
+            &books.acquires,
+        )?;
+        same(
+            "releases by provenance of",
+            lock.name(),
+            &by(&totals.releases_by),
+            &books.releases,
+        )?;
+        let holds = totals.holds[lock as usize].count() + totals.holds_unknown[lock as usize];
+        same(
+            "holds by provenance of",
+            lock.name(),
+            &by(&totals.holds_by),
+            &holds,
+        )?;
         let came = books.acquires + books.unknown_starts + books.converted_in;
         let went = books.releases + books.converted_out + books.lost + held[lock as usize];
         same("books of", lock.name(), &came, &went)?;

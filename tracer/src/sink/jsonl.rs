@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use tracer_common::wire::{Event, Kind};
+use tracer_common::wire::{Event, Kind, Provenance};
 
 use super::address::Addresses;
 use crate::info::SourceInfo;
@@ -105,6 +105,15 @@ impl<W: Write> JsonlWriter<W> {
         line.push(b'"');
         optional(line, b",\"bound_ns\":", meta.bound_ns);
         flag(line, b",\"derived\":", meta.derived);
+        let known = meta.hold.filter(|start| start.provenance != Provenance::Unknown);
+        optional(line, b",\"held_since_ns\":", known.map(|start| start.since_ns));
+        line.extend_from_slice(b",\"held_since_provenance\":");
+        match meta.hold {
+            Some(start) => string(line, start.provenance.name().as_bytes()),
+            None => line.extend_from_slice(b"null"),
+        }
+        let bound_ns = known.and_then(|start| start.bound_ns);
+        optional(line, b",\"held_since_bound_ns\":", bound_ns);
         self.append_by_kind(event);
     }
 
@@ -128,7 +137,15 @@ impl<W: Write> JsonlWriter<W> {
             Kind::VmaReadFail | Kind::VmaWriteFail | Kind::VmaReadRefused
         );
         let arg = u64::from(event.body.arg);
-        optional(line, b",\"errno\":", has_errno.then_some(arg));
+        let errno = u64::from(event.errno());
+        optional(line, b",\"errno\":", has_errno.then_some(errno));
+        line.extend_from_slice(b",\"reason\":");
+        match event.kind {
+            Kind::VmaReadFail | Kind::VmaReadRefused | Kind::VmaReadTemporary => {
+                string(line, event.reason().name().as_bytes());
+            }
+            _ => line.extend_from_slice(b"null"),
+        }
         let is_gap = event.kind == Kind::Gap;
         optional(line, b",\"missing\":", is_gap.then_some(arg));
         optional(line, b",\"gap_from_ns\":", is_gap.then_some(event.body.vm_start));
@@ -221,13 +238,15 @@ fn string(line: &mut Vec<u8>, raw: &[u8]) {
 mod tests {
     use super::*;
     use crate::info::SiteInfo;
+    use crate::state::Start;
     use serde_json::{Value, json};
-    use tracer_common::wire::{Provenance, flag};
+    use tracer_common::wire::{Reason, flag};
 
     const OBSERVED: Meta = Meta {
         provenance: Provenance::Observed,
         bound_ns: None,
         derived: false,
+        hold: None,
     };
 
     fn lines(events: &[(Event, Meta)], addresses: Addresses) -> Vec<Value> {
@@ -269,7 +288,9 @@ mod tests {
             "kind": "fault_end", "mm": "ffff888100000000", "vma": "ffff888100001000",
             "vm_start": 4096, "vm_end": 8192, "address": null, "vm_refcnt": 2, "vm_lock_seq": null,
             "mm_lock_seq": null, "provenance": "observed", "bound_ns": null, "derived": false,
-            "write": null, "fault_flags": 0x1055, "result": 0x0400, "errno": null, "missing": null,
+            "held_since_ns": null, "held_since_provenance": null, "held_since_bound_ns": null,
+            "write": null, "fault_flags": 0x1055, "result": 0x0400, "errno": null, "reason": null,
+            "missing": null,
             "gap_from_ns": null, "gap_to_ns": null, "site": "handle_mm_fault",
         });
         assert_eq!(found, [expected]);
@@ -300,6 +321,11 @@ mod tests {
             provenance: Provenance::Bounded,
             bound_ns: Some(17),
             derived: true,
+            hold: Some(Start {
+                since_ns: 5,
+                provenance: Provenance::Derived,
+                bound_ns: Some(3),
+            }),
         };
         let found = lines(
             &[(fault_end(), OBSERVED), (fault_end(), meta), (other, OBSERVED)],
@@ -311,6 +337,9 @@ mod tests {
         assert_eq!(found[1]["bound_ns"], json!(17));
         assert_eq!(found[1]["provenance"], json!("bounded"));
         assert_eq!(found[1]["derived"], json!(true));
+        assert_eq!(found[1]["held_since_ns"], json!(5));
+        assert_eq!(found[1]["held_since_provenance"], json!("derived"));
+        assert_eq!(found[1]["held_since_bound_ns"], json!(3));
     }
 
     #[test]
@@ -327,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_says_why_beside_its_errno() {
+        let mut fail = Event::synthetic(Kind::VmaReadFail, 5);
+        fail.body.arg = (Reason::Detached as u32) << 16 | 11;
+        let found = lines(&[(fail, OBSERVED)], Addresses::raw());
+        assert_eq!(
+            (&found[0]["reason"], &found[0]["errno"]),
+            (&json!("detached"), &json!(11))
+        );
+    }
+
+    #[test]
     fn every_kind_makes_a_whole_line() {
         let events: Vec<_> = Kind::ALL
             .iter()
@@ -335,7 +375,7 @@ mod tests {
         let found = lines(&events, Addresses::hashed());
         for (line, kind) in found.iter().zip(Kind::ALL) {
             assert_eq!(line["kind"], json!(kind.name()));
-            assert_eq!(line.as_object().unwrap().len(), 26);
+            assert_eq!(line.as_object().unwrap().len(), 30);
         }
     }
 }

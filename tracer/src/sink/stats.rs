@@ -3,20 +3,18 @@
 //! [`Report`] is the documented JSON (`docs/schema/stats.md`); [`render`] makes the tables from it,
 //! so that both say the same.
 
+mod collect;
 mod render;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tracer_common::wire::{Kind, Provenance};
+use tracer_common::wire::Reason;
 
 use crate::info::{Losses, SourceInfo, UnseenInfo};
 use crate::order::Order;
 use crate::sink::address::Addresses;
-use crate::sink::text;
-use crate::state::{
-    AnomalyKind, Durations, Engine, Faults, Histogram, Hold, Lock, TaskCounters, TaskView, Wait,
-};
+use crate::state::{ByReason, Durations, Engine, Faults, Histogram, Lock, TaskCounters};
 
 pub use render::{Style, render};
 
@@ -72,6 +70,10 @@ pub struct Report {
     pub vmstat: Vmstat,
     /// Whether what was taken was given back, by lock.
     pub balance: BTreeMap<&'static str, BalanceReport>,
+    /// How surely is known what was taken, given back and held, by lock.
+    pub provenance: BTreeMap<&'static str, SuretyReport>,
+    /// Why VMAs were not read-locked, by reason, those that occurred.
+    pub read_failures: BTreeMap<&'static str, FailureReport>,
     /// Waits by lock.
     pub waits: BTreeMap<&'static str, Distribution>,
     /// Holds by lock.
@@ -225,6 +227,52 @@ pub struct BalanceReport {
     pub balanced: bool,
 }
 
+/// Counts by how surely it is known: `observed derived bounded unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Surety {
+    /// Seen at the very place.
+    pub observed: u64,
+    /// Follows from another event.
+    pub derived: u64,
+    /// Lies between two times.
+    pub bounded: u64,
+    /// Not known.
+    pub unknown: u64,
+}
+
+impl From<[u64; 4]> for Surety {
+    fn from([observed, derived, bounded, unknown]: [u64; 4]) -> Self {
+        Self {
+            observed,
+            derived,
+            bounded,
+            unknown,
+        }
+    }
+}
+
+/// How surely is known what happened to one kind of lock.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SuretyReport {
+    /// In sum `balance.LOCK.acquires`.
+    pub acquires: Surety,
+    /// In sum `balance.LOCK.releases`.
+    pub releases: Surety,
+    /// Each by the less sure one of its two ends; in sum `holds.LOCK.count + unknown`.
+    pub holds: Surety,
+}
+
+/// One reason why VMAs were not read-locked.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FailureReport {
+    /// Look-ups that failed, for the reason of their last try.
+    pub failed: u64,
+    /// Tries at one VMA that were refused; a look-up may make several.
+    pub refused: u64,
+    /// Tries that raised the count and had to take it back.
+    pub temporary: u64,
+}
+
 /// Durations in nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Distribution {
@@ -291,6 +339,12 @@ pub struct CountersReport {
     pub acquires: BTreeMap<&'static str, u64>,
     /// VMA read locks wanted and not got.
     pub vma_read_fails: u64,
+    /// The same by reason, those that occurred.
+    pub vma_read_fails_by_reason: BTreeMap<&'static str, u64>,
+    /// Tries at one VMA that were refused; the look-up may have gone on.
+    pub vma_read_refused: u64,
+    /// VMAs whose count it raised and had to take back.
+    pub temporary_reads: u64,
     /// Tries for the `mmap_lock` that failed.
     pub mmap_fails: u64,
     /// Page faults.
@@ -315,6 +369,9 @@ impl CountersReport {
             events: counters.events,
             acquires: by_lock_name(&counters.acquires),
             vma_read_fails: counters.read_fails,
+            vma_read_fails_by_reason: by_reason(&counters.fails),
+            vma_read_refused: counters.refused,
+            temporary_reads: counters.temporary_reads,
             mmap_fails: counters.mmap_fails,
             faults: counters.faults().into(),
             user_faults: counters.user_faults.into(),
@@ -322,6 +379,14 @@ impl CountersReport {
             holds: by_lock(&counters.holds),
         }
     }
+}
+
+fn by_reason(counts: &ByReason) -> BTreeMap<&'static str, u64> {
+    Reason::ALL
+        .iter()
+        .map(|&reason| (reason.name(), counts[reason as usize]))
+        .filter(|&(_, count)| count > 0)
+        .collect()
 }
 
 fn by_lock_name(counts: &[u64; 4]) -> BTreeMap<&'static str, u64> {
@@ -360,6 +425,10 @@ pub struct HoldReport {
     pub certainty: &'static str,
     /// Since when (`CLOCK_MONOTONIC`); `null` if its start was not seen.
     pub since_ns: Option<u64>,
+    /// How surely `since_ns` is known.
+    pub since_provenance: &'static str,
+    /// It began at most so far from `since_ns`.
+    pub since_bound_ns: Option<u64>,
     /// Address space, as its name in this report.
     pub mm: Option<String>,
     /// VMA, as its name in this report.
@@ -407,7 +476,7 @@ pub struct MmReport {
 }
 
 /// VMAs in sum.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct VmaReport {
     /// Remembered at the end.
     pub known: u64,
@@ -423,13 +492,31 @@ pub struct VmaReport {
     pub recycled: u64,
     /// Readers who backed out before they had the lock.
     pub temporary_reads: u64,
+    /// The VMAs with the most of them.
+    pub most_temporary: Vec<TemporaryReport>,
 }
+
+/// A VMA whose count was raised for nothing.
+#[derive(Clone, Debug, Serialize)]
+pub struct TemporaryReport {
+    /// Its name in this report.
+    pub vma: Option<String>,
+    /// How often.
+    pub temporary_reads: u64,
+}
+
+/// How many of [`VmaReport::most_temporary`] are listed.
+const MOST_TEMPORARY: usize = 10;
 
 /// What should not be.
 #[derive(Clone, Debug, Serialize)]
 pub struct Anomalies {
     /// All.
     pub total: u64,
+    /// Read locks that were found gone although all releases should be seen.
+    pub coverage_holes: u64,
+    /// Releases that were seen a second time, at another place.
+    pub echoes: u64,
     /// By kind, those that occurred.
     pub by_kind: BTreeMap<&'static str, u64>,
     /// The first ones.
@@ -459,6 +546,10 @@ pub struct AnomalyReport {
     pub mm: Option<String>,
     /// VMA.
     pub vma: Option<String>,
+    /// The kernel function or tracepoint of the event.
+    pub site: Option<String>,
+    /// Since when it was held, if it is about a hold and that is known.
+    pub held_since_ns: Option<u64>,
 }
 
 /// What had to be forgotten.
@@ -507,8 +598,8 @@ impl Report {
             warnings: inputs.warnings.clone(),
             filters: info.filters.clone(),
             duration_ns: engine.now_ns().saturating_sub(start),
-            events: events(inputs),
-            cpus: cpus(inputs),
+            events: collect::events(inputs),
+            cpus: collect::cpus(inputs),
             faults: all.faults().into(),
             user_faults: all.user_faults.into(),
             vmstat: Vmstat {
@@ -517,15 +608,17 @@ impl Report {
                 vma_lock_abort: totals.read_fails,
                 vma_lock_miss: totals.read_misses,
             },
-            balance: balance(engine),
+            balance: collect::balance(engine),
+            provenance: collect::provenance(engine),
+            read_failures: collect::read_failures(engine),
             waits: by_lock(&totals.waits, &totals.waits_unknown),
             holds: by_lock(&totals.holds, &totals.holds_unknown),
-            tasks: tasks(inputs),
-            mms: mms(inputs),
-            vmas: vmas(engine),
+            tasks: collect::tasks(inputs),
+            mms: collect::mms(inputs),
+            vmas: collect::vmas(inputs),
             own: CountersReport::new(&engine.own_tasks()),
             unseen: info.unseen.clone(),
-            anomalies: anomalies(inputs),
+            anomalies: collect::anomalies(inputs),
             aged: AgedReport {
                 tasks: aged.tasks.0,
                 vmas: aged.vmas.0,
@@ -538,182 +631,5 @@ impl Report {
     /// As JSON, with a line end.
     pub fn to_json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
-    }
-}
-
-fn events(inputs: &Inputs<'_>) -> Events {
-    let totals = inputs.engine.totals();
-    let order = inputs.order.stats();
-    let kinds = Kind::ALL.iter();
-    let provenances = [
-        Provenance::Observed,
-        Provenance::Derived,
-        Provenance::Bounded,
-        Provenance::Unknown,
-    ];
-    Events {
-        total: totals.events(),
-        received: totals.received,
-        derived: totals.derived,
-        gaps: totals.gaps,
-        missing: order.missing(),
-        dropped: inputs.losses.dropped(),
-        missed: inputs.losses.missed,
-        odd: Odd {
-            disordered: order.disordered,
-            late: order.late,
-            duplicates: order.duplicates,
-            unknown_kinds: order.unknown_kinds,
-        },
-        by_kind: kinds.map(|&kind| (kind.name(), totals.of_kind(kind))).collect(),
-        by_provenance: provenances
-            .iter()
-            .map(|&provenance| (provenance.name(), totals.by_provenance[provenance as usize]))
-            .collect(),
-    }
-}
-
-fn cpus(inputs: &Inputs<'_>) -> Vec<CpuReport> {
-    let counted: Vec<(u64, u64)> = inputs.order.by_cpu().collect();
-    let losses = &inputs.losses.cpus;
-    (0..counted.len().max(losses.len()))
-        .map(|cpu| {
-            let (received, missing) = counted.get(cpu).copied().unwrap_or_default();
-            let kernel = losses.get(cpu).copied().unwrap_or_default();
-            CpuReport {
-                cpu,
-                produced: kernel.produced,
-                received,
-                dropped: kernel.dropped,
-                missing,
-                balanced: kernel.produced == received + kernel.dropped,
-            }
-        })
-        .collect()
-}
-
-fn balance(engine: &Engine) -> BTreeMap<&'static str, BalanceReport> {
-    let held = engine.held();
-    let one = |&lock: &Lock| {
-        let books = engine.totals().balance[lock as usize];
-        let held = held[lock as usize];
-        let came = books.acquires + books.unknown_starts + books.converted_in;
-        let went = books.releases + books.converted_out + books.lost + held;
-        let report = BalanceReport {
-            acquires: books.acquires,
-            unknown_starts: books.unknown_starts,
-            converted_in: books.converted_in,
-            releases: books.releases,
-            converted_out: books.converted_out,
-            lost: books.lost,
-            held,
-            balanced: came == went,
-        };
-        (lock.name(), report)
-    };
-    Lock::ALL.iter().map(one).collect()
-}
-
-fn hold(addresses: &Addresses, hold: &Hold) -> HoldReport {
-    let has_range = hold.vm_end != 0;
-    HoldReport {
-        lock: hold.lock.name(),
-        certainty: hold.certainty.name(),
-        since_ns: hold.start_known.then_some(hold.since_ns),
-        mm: name(addresses, hold.mm),
-        vma: name(addresses, hold.vma),
-        vm_start: has_range.then_some(hold.vm_start),
-        vm_end: has_range.then_some(hold.vm_end),
-    }
-}
-
-fn wait(addresses: &Addresses, wait: &Wait) -> WaitReport {
-    WaitReport {
-        lock: wait.lock.name(),
-        certainty: wait.certainty.name(),
-        since_ns: wait.since_ns,
-        mm: name(addresses, wait.mm),
-        vma: name(addresses, wait.vma),
-    }
-}
-
-fn tasks(inputs: &Inputs<'_>) -> Vec<TaskReport> {
-    let one = |view: TaskView<'_>| {
-        let task = view.task();
-        TaskReport {
-            pid: task.pid,
-            tid: task.tid,
-            comm: text::comm(&task.comm).into_owned(),
-            is_self: task.pid == inputs.info.self_pid && task.pid != 0,
-            counters: CountersReport::new(&task.counters),
-            held: view.holds().map(|held| hold(inputs.addresses, &held)).collect(),
-            wait: view
-                .waits()
-                .next()
-                .map(|awaited| wait(inputs.addresses, &awaited)),
-        }
-    };
-    let mut tasks: Vec<TaskReport> = inputs.engine.tasks().map(one).collect();
-    tasks.sort_by_key(|task| (core::cmp::Reverse(task.counters.events), task.tid));
-    tasks
-}
-
-fn mms(inputs: &Inputs<'_>) -> Vec<MmReport> {
-    let mut views: Vec<_> = inputs.engine.mms().collect();
-    views.sort_by_key(|view| {
-        let sum: u64 = view.mm().acquires.iter().sum();
-        (core::cmp::Reverse(sum), view.mm().pid, view.address)
-    });
-    let one = |view: &crate::state::MmView<'_>| MmReport {
-        mm: name(inputs.addresses, view.address).unwrap_or_default(),
-        pid: view.mm().pid,
-        mm_lock_seq: view.mm().mm_lock_seq,
-        acquires: by_lock_name(&view.mm().acquires),
-        writer: view.writer(),
-        readers: view.readers().collect(),
-        waiters: view.waiters().collect(),
-        vmas_write_locked: view.write_locked().len() as u64,
-    };
-    views.iter().map(one).collect()
-}
-
-fn vmas(engine: &Engine) -> VmaReport {
-    let mut report = VmaReport {
-        recycled: engine.totals().recycled_vmas,
-        temporary_reads: engine.totals().temporary_reads,
-        ..VmaReport::default()
-    };
-    for view in engine.vmas() {
-        report.known += 1;
-        report.detached += u64::from(view.vma().detached);
-        report.read_locked += u64::from(view.readers().next().is_some());
-        report.write_locked += u64::from(view.writer().is_some());
-        report.awaited += u64::from(view.waiting_writer().is_some());
-    }
-    report
-}
-
-fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
-    let counts = &inputs.engine.totals().anomalies;
-    let one = |anomaly: &crate::state::Anomaly| AnomalyReport {
-        anomaly: anomaly.kind.name(),
-        ts_ns: anomaly.event.header.ts_ns,
-        kind: anomaly.event.kind.name(),
-        cpu: anomaly.event.header.cpu,
-        seq: anomaly.event.header.seq,
-        tid: anomaly.event.header.tid,
-        other_tid: (anomaly.other_tid != 0).then_some(anomaly.other_tid),
-        comm: text::comm(&anomaly.event.header.comm).into_owned(),
-        mm: anomaly.event.mm().and_then(|mm| name(inputs.addresses, mm)),
-        vma: anomaly.event.vma().and_then(|vma| name(inputs.addresses, vma)),
-    };
-    Anomalies {
-        total: counts.iter().sum(),
-        by_kind: AnomalyKind::ALL
-            .iter()
-            .map(|&kind| (kind.name(), counts[kind as usize]))
-            .filter(|&(_, count)| count > 0)
-            .collect(),
-        first: inputs.engine.anomalies().iter().map(one).collect(),
     }
 }

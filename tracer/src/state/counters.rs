@@ -1,9 +1,14 @@
 //! What the engine counts.
 
-use tracer_common::wire::{Event, Kind, Provenance};
+use tracer_common::wire::{Event, Kind, Provenance, Reason};
 
 use super::hist::Histogram;
-use super::task::Lock;
+use super::task::{Lock, Start};
+
+/// Counts by [`Reason`].
+pub type ByReason = [u64; Reason::ALL.len()];
+/// Counts by [`Lock`] and [`Provenance`].
+pub type BySurety = [[u64; 4]; 4];
 
 /// Count, sum and maximum of some durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +77,12 @@ pub struct TaskCounters {
     pub acquires: [u64; 4],
     /// VMA read locks that it wanted and did not get.
     pub read_fails: u64,
+    /// The same by reason.
+    pub fails: ByReason,
+    /// Tries at one VMA that were refused; the look-up may have gone on.
+    pub refused: u64,
+    /// VMAs whose count it raised and had to take back.
+    pub temporary_reads: u64,
     /// Tries for the `mmap_lock` that failed.
     pub mmap_fails: u64,
     /// Its page faults from user mode.
@@ -89,6 +100,11 @@ impl TaskCounters {
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
         self.read_fails += other.read_fails;
+        for (sum, count) in self.fails.iter_mut().zip(other.fails) {
+            *sum += count;
+        }
+        self.refused += other.refused;
+        self.temporary_reads += other.temporary_reads;
         self.mmap_fails += other.mmap_fails;
         self.user_faults.add(&other.user_faults);
         self.kernel_faults.add(&other.kernel_faults);
@@ -160,11 +176,13 @@ pub enum AnomalyKind {
     FaultWithoutEnd,
     /// A VMA was still read-locked when its task came from user mode: the release was missed.
     ReadKeptInUserMode,
+    /// A VMA's read lock is gone, although no place that could give it back was seen to: one has no probe.
+    CoverageHole,
 }
 
 impl AnomalyKind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StartWhileWaiting,
         Self::AcquireWithoutStart,
         Self::ReleaseWithoutAcquire,
@@ -180,6 +198,7 @@ impl AnomalyKind {
         Self::FaultEndWithoutBegin,
         Self::FaultWithoutEnd,
         Self::ReadKeptInUserMode,
+        Self::CoverageHole,
     ];
 
     /// The name in all output.
@@ -200,6 +219,7 @@ impl AnomalyKind {
             Self::FaultEndWithoutBegin => "fault_end_without_begin",
             Self::FaultWithoutEnd => "fault_without_end",
             Self::ReadKeptInUserMode => "read_kept_in_user_mode",
+            Self::CoverageHole => "coverage_hole",
         }
     }
 }
@@ -213,6 +233,8 @@ pub struct Anomaly {
     pub event: Event,
     /// The other task in it; 0 if there is none.
     pub other_tid: u32,
+    /// The hold in it, if it is about one: when it began.
+    pub hold: Option<Start>,
 }
 
 /// How many anomalies are kept in full; all are counted.
@@ -242,8 +264,24 @@ pub struct Totals {
     pub holds: [Histogram; 4],
     /// Holds whose length is not known, or only bounded.
     pub holds_unknown: [u64; 4],
-    /// Releases that belong to a reader who backed out before it had the lock.
+    /// Times that each lock was taken, by how surely that is known; in sum [`Balance::acquires`].
+    pub acquires_by: BySurety,
+    /// Times that each lock was given back, by how surely that is known; in sum [`Balance::releases`].
+    pub releases_by: BySurety,
+    /// Holds by the less sure one of their two ends; in sum [`Self::holds`] and [`Self::holds_unknown`].
+    pub holds_by: BySurety,
+    /// Readers who raised a VMA's count and backed out before they had the lock.
     pub temporary_reads: u64,
+    /// Those that were seen at their own place, by reason.
+    pub temporary: ByReason,
+    /// Tries at one VMA that were refused, by reason.
+    pub refused: ByReason,
+    /// Failed look-ups, by reason.
+    pub fails: ByReason,
+    /// Releases that were seen a second time, at another place.
+    pub echoes: u64,
+    /// Read locks that were found gone although all releases should be seen; the anomalies have the first ones.
+    pub coverage_holes: u64,
     /// `mmap_lock` read holds given back by another task.
     pub non_owner_releases: u64,
     /// VMAs whose memory was seen to be used for another VMA.
@@ -292,5 +330,26 @@ impl Totals {
     #[inline]
     pub(super) fn books(&mut self, lock: Lock) -> &mut Balance {
         &mut self.balance[lock as usize]
+    }
+
+    /// A lock was taken.
+    #[inline]
+    pub(super) fn took(&mut self, lock: Lock, how: Provenance) {
+        self.balance[lock as usize].acquires += 1;
+        self.acquires_by[lock as usize][how as usize] += 1;
+    }
+
+    /// A lock was given back.
+    #[inline]
+    pub(super) fn gave(&mut self, lock: Lock, how: Provenance) {
+        self.balance[lock as usize].releases += 1;
+        self.releases_by[lock as usize][how as usize] += 1;
+    }
+
+    /// A hold ended whose length is not known.
+    #[inline]
+    pub(super) fn unknown_hold(&mut self, lock: Lock, how: Provenance) {
+        self.holds_unknown[lock as usize] += 1;
+        self.holds_by[lock as usize][how as usize] += 1;
     }
 }

@@ -3,7 +3,7 @@
 use tracer_common::wire::{Event, Provenance, fault, flag};
 
 use super::counters::{AnomalyKind, Faults};
-use super::task::Retry;
+use super::task::{Retry, Start};
 use super::{Engine, Frame, Hold, Lock};
 
 pub(super) use tracer_common::wire::fault::FLAG_VMA_LOCK as VMA_LOCK;
@@ -53,16 +53,14 @@ impl Engine {
     /// A fault under the VMA lock: the task holds this VMA, and no other if it comes from user mode.
     fn know_fault_lock(&mut self, t: u32, v: u32, event: &Event) {
         let address = self.vmas.key(v);
-        if self.releases_observed {
+        if self.sites.releases_complete {
             while let Some(at) = self.tasks[t]
                 .holds
                 .iter()
                 .position(|hold| hold.lock == Lock::VmaRead && hold.vma != address)
             {
-                if self.tasks[t].holds[at].epoch == self.epoch {
-                    self.anomaly(AnomalyKind::ReadKeptInUserMode, event, None);
-                }
-                self.lose_hold(t, at);
+                self.hole(AnomalyKind::ReadKeptInUserMode, t, at, event);
+                self.close_read(t, at, event);
             }
         } else {
             self.close_reads(t, event, Some(address));
@@ -74,8 +72,16 @@ impl Engine {
             }
             self.lose_hold(t, at);
         }
+        if self.confirm_tentative(t, address, event) {
+            return;
+        }
         self.totals.books(Lock::VmaRead).unknown_starts += 1;
-        self.hold_vma(t, v, event, false);
+        let start = Start {
+            since_ns: event.header.ts_ns,
+            provenance: Provenance::Unknown,
+            bound_ns: None,
+        };
+        self.hold_vma(t, v, start);
     }
 
     pub(super) fn fault_end(&mut self, t: u32, event: &Event) {
@@ -86,8 +92,13 @@ impl Engine {
             self.vma_of(event);
         }
         self.count_fault(t, flags, result);
-        if flags & VMA_LOCK != 0 && !self.releases_observed {
-            self.derive_release(t, event, frame, result);
+        if flags & VMA_LOCK == 0 {
+            return;
+        }
+        if result & DROPPED != 0 {
+            self.dropped_inside(t, event, frame);
+        } else if self.sites.release_at_fault_end {
+            self.release_after(t, event, frame);
         }
     }
 
@@ -158,51 +169,70 @@ impl Engine {
         }
     }
 
-    fn derive_release(&mut self, t: u32, event: &Event, frame: Option<Frame>, result: u16) {
+    /// The lock is given back right after a fault that needs no other round.
+    fn release_after(&mut self, t: u32, event: &Event, frame: Option<Frame>) {
+        let Some(address) = event.vma() else { return };
+        let bound_ns = self.sites.fault_end_bound_ns.or(self.own.1);
+        let end = (Provenance::Derived, bound_ns);
+        let (hold, start) = if let Some(at) = self.tasks[t].read_of(address) {
+            let start = self.start_of(&self.tasks[t].holds[at]);
+            (self.end_hold(t, at, event.header.ts_ns, end), Some(start))
+        } else if frame.is_some_and(|frame| frame.epoch == self.epoch && frame.released) {
+            return;
+        } else {
+            (self.hold_from_before(event, address, end.0), None)
+        };
+        let mut release = self.release_event(t, event, &hold);
+        // The lock is still held here, so what was read of it is as it is before the release.
+        release.header.flags |= event.header.flags & (flag::REFCNT | flag::VMA_SEQ | flag::MM_SEQ);
+        release.body.vm_refcnt = event.body.vm_refcnt;
+        release.body.vm_lock_seq = event.body.vm_lock_seq;
+        release.body.mm_lock_seq = event.body.mm_lock_seq;
+        self.after.push(Engine::derived(release, end.0, end.1, start));
+        self.tasks[t].echo = Some(address);
+    }
+
+    /// The lock was given back inside the fault. Where that was seen there is nothing to add.
+    fn dropped_inside(&mut self, t: u32, event: &Event, frame: Option<Frame>) {
         let Some(address) = event.vma() else { return };
         let ts_ns = event.header.ts_ns;
         let current = frame.filter(|frame| frame.epoch == self.epoch);
-        let dropped = result & DROPPED != 0;
-        let hold = if let Some(at) = self.tasks[t].read_of(address) {
-            self.end_hold(t, at, ts_ns, !dropped)
-        } else if current.is_some_and(|frame| frame.released) {
+        let end = |since_ns: u64| match current {
+            Some(frame) => {
+                let bound_ns = ts_ns.saturating_sub(frame.since_ns.max(since_ns));
+                (Provenance::Bounded, Some(bound_ns))
+            }
+            None => (Provenance::Unknown, None),
+        };
+        let (hold, end, start) = if let Some(at) = self.tasks[t].read_of(address) {
+            self.hole(AnomalyKind::CoverageHole, t, at, event);
+            let hold = self.tasks[t].holds[at];
+            let (start, end) = (self.start_of(&hold), end(hold.since_ns));
+            (self.end_hold(t, at, ts_ns, end), end, Some(start))
+        } else if self.sites.releases_complete || current.is_some_and(|frame| frame.released) {
             return;
         } else {
-            // Held since before all that is known of the task.
-            let books = self.totals.books(Lock::VmaRead);
-            books.unknown_starts += 1;
-            books.releases += 1;
-            self.totals.holds_unknown[Lock::VmaRead as usize] += 1;
-            let vma = self.vmas.peek(address);
-            Hold {
-                lock: Lock::VmaRead,
-                mm: event.mm().or(vma.map(|vma| vma.mm)).unwrap_or(0),
-                vma: address,
-                vm_start: vma.map_or(0, |vma| vma.vm_start),
-                vm_end: vma.map_or(0, |vma| vma.vm_end),
-                ..Hold::default()
-            }
+            let end = end(0);
+            (self.hold_from_before(event, address, end.0), end, None)
         };
-        let mut release = self.release_event(t, event, &hold);
-        let (provenance, bound_ns) = match (dropped, current) {
-            (true, Some(frame)) => (
-                Provenance::Bounded,
-                Some(ts_ns.saturating_sub(frame.since_ns.max(hold.since_ns))),
-            ),
-            (true, None) => (Provenance::Unknown, None),
-            (false, _) => {
-                let site = self.sites.get(event.header.site as usize);
-                (Provenance::Derived, site.and_then(|site| site.bound_ns))
-            }
-        };
-        if !dropped {
-            // The lock is still held here, so what was read of it is as it is before the release.
-            release.header.flags |= event.header.flags & (flag::REFCNT | flag::VMA_SEQ | flag::MM_SEQ);
-            release.body.vm_refcnt = event.body.vm_refcnt;
-            release.body.vm_lock_seq = event.body.vm_lock_seq;
-            release.body.mm_lock_seq = event.body.mm_lock_seq;
+        let release = self.release_event(t, event, &hold);
+        self.after.push(Engine::derived(release, end.0, end.1, start));
+    }
+
+    /// Books a hold of a fault that began before all that is known of the task.
+    fn hold_from_before(&mut self, event: &Event, address: u64, end: Provenance) -> Hold {
+        self.totals.books(Lock::VmaRead).unknown_starts += 1;
+        self.totals.gave(Lock::VmaRead, end);
+        self.totals.unknown_hold(Lock::VmaRead, Provenance::Unknown);
+        let vma = self.vmas.peek(address);
+        Hold {
+            lock: Lock::VmaRead,
+            mm: event.mm().or(vma.map(|vma| vma.mm)).unwrap_or(0),
+            vma: address,
+            vm_start: vma.map_or(0, |vma| vma.vm_start),
+            vm_end: vma.map_or(0, |vma| vma.vm_end),
+            ..Hold::default()
         }
-        self.after.push(Engine::derived(release, provenance, bound_ns));
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Vma {
     pub detached: bool,
     /// Time of the latest event, in nanoseconds.
     pub last_ns: u64,
+    /// Times that a reader raised its count and had to take it back.
+    pub temporary_reads: u64,
     pub(super) readers: Small<TaskKey, 4>,
     pub(super) writer: Option<Writer>,
     pub(super) waiting_writer: Option<TaskKey>,

@@ -64,7 +64,7 @@ impl Engine {
             }
         }
         self.evict_contradicted(t, m, event, lock);
-        self.totals.books(lock).acquires += 1;
+        self.totals.took(lock, self.own.0);
         self.tasks[t].counters.acquires[lock as usize] += 1;
         self.mms[m].count(lock);
         self.tasks[t].learn_mm(address, self.epoch);
@@ -181,6 +181,12 @@ impl Engine {
                     Provenance::Derived
                 },
                 start_known,
+                start: if start_known {
+                    self.own.0
+                } else {
+                    Provenance::Unknown
+                },
+                start_bound_ns: if start_known { self.own.1 } else { None },
                 epoch: self.epoch,
                 mm,
                 since_ns: event.header.ts_ns,
@@ -212,7 +218,8 @@ impl Engine {
         }
         let known = self.tasks[t].knows_mm(address, self.epoch);
         if let Some(at) = self.tasks[t].position(lock, address) {
-            self.end_hold(t, at, event.header.ts_ns, true);
+            self.ended = Some(self.start_of(&self.tasks[t].holds[at]));
+            self.end_hold(t, at, event.header.ts_ns, self.own);
         } else if let Some(at) = self.tasks[t].position(Lock::mmap(!write), address) {
             if self.tasks[t].holds[at].epoch == self.epoch {
                 self.anomaly(AnomalyKind::ReleaseInOtherMode, event, None);
@@ -262,7 +269,12 @@ impl Engine {
         }
         match oldest {
             Some((_, t, hold)) => {
-                self.end_hold(t, hold, event.header.ts_ns, !several);
+                let end = if several {
+                    (Provenance::Unknown, None)
+                } else {
+                    self.own
+                };
+                self.end_hold(t, hold, event.header.ts_ns, end);
             }
             None => self.book_unknown(Lock::MmapRead),
         }
@@ -274,13 +286,14 @@ impl Engine {
         self.end_vma_writes(Some(t), m, event.header.ts_ns);
         if let Some(at) = self.tasks[t].position(Lock::MmapWrite, address) {
             let hold = self.drop_hold(t, at);
-            self.record_hold(t, &hold, event.header.ts_ns, true);
+            self.ended = Some(self.start_of(&hold));
+            self.record_hold(t, &hold, event.header.ts_ns, self.own.0);
         } else {
             if self.tasks[t].knows_mm(address, self.epoch) {
                 self.anomaly(AnomalyKind::ReleaseWithoutAcquire, event, None);
             }
             self.totals.books(Lock::MmapWrite).unknown_starts += 1;
-            self.totals.holds_unknown[Lock::MmapWrite as usize] += 1;
+            self.totals.unknown_hold(Lock::MmapWrite, Provenance::Unknown);
             if self.mms[m].writer.is_some() {
                 self.lose_writer(m);
             }
@@ -305,12 +318,13 @@ impl Engine {
                 Some(t) if locked.epoch == epoch => {
                     let ns = ts_ns.saturating_sub(locked.since_ns);
                     self.totals.holds[at].record(ns);
+                    self.totals.holds_by[at][Provenance::Derived as usize] += 1;
                     self.tasks[t].counters.holds[at].record(ns);
                 }
-                _ => self.totals.holds_unknown[at] += 1,
+                _ => self.totals.unknown_hold(Lock::VmaWrite, Provenance::Unknown),
             }
             match t {
-                Some(_) => self.totals.balance[at].releases += 1,
+                Some(_) => self.totals.gave(Lock::VmaWrite, Provenance::Derived),
                 None => self.totals.balance[at].lost += 1,
             }
         }
@@ -320,9 +334,8 @@ impl Engine {
 
     /// A hold that was only learned of by its release.
     fn book_unknown(&mut self, lock: Lock) {
-        let books = self.totals.books(lock);
-        books.unknown_starts += 1;
-        books.releases += 1;
-        self.totals.holds_unknown[lock as usize] += 1;
+        self.totals.books(lock).unknown_starts += 1;
+        self.totals.gave(lock, self.own.0);
+        self.totals.unknown_hold(lock, Provenance::Unknown);
     }
 }

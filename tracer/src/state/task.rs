@@ -1,6 +1,6 @@
 //! What one task holds, waits for and has done.
 
-use tracer_common::wire::{COMM_LEN, Provenance};
+use tracer_common::wire::{COMM_LEN, Provenance, Reason};
 
 use super::counters::TaskCounters;
 use super::small::Small;
@@ -49,6 +49,12 @@ pub struct Hold {
     pub certainty: Provenance,
     /// Whether `since_ns` is when it was taken, and not just when it was first known to be held.
     pub start_known: bool,
+    /// How surely `since_ns` is known; not at all if the start was not seen.
+    pub start: Provenance,
+    /// It was taken at most so long before or after `since_ns`, in nanoseconds, where that is known.
+    pub start_bound_ns: Option<u64>,
+    /// Only lockdep told of it so far.
+    pub(super) by_lockdep: bool,
     /// The state of knowledge (see the module) in which this was found out.
     pub(super) epoch: u32,
     /// Address of the `mm_struct`; 0 if unknown.
@@ -61,6 +67,17 @@ pub struct Hold {
     pub vm_end: u64,
     /// Since when, in nanoseconds.
     pub since_ns: u64,
+}
+
+/// When a hold began, and how surely that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Since when, in nanoseconds.
+    pub since_ns: u64,
+    /// How surely; unknown: it is just when it was first known to be held.
+    pub provenance: Provenance,
+    /// It was taken at most so long before or after, in nanoseconds, where that is known.
+    pub bound_ns: Option<u64>,
 }
 
 /// A lock that a task waits for.
@@ -106,6 +123,26 @@ pub(super) struct Retry {
     pub user: bool,
 }
 
+/// The last try for a VMA's read lock that came to nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    /// 0 if unknown.
+    pub vma: u64,
+    pub reason: Reason,
+    /// The count was raised, and what takes it back was not seen yet.
+    pub raised: bool,
+}
+
+/// A get that lockdep told of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tentative {
+    pub vma: u64,
+    pub since_ns: u64,
+    pub write: bool,
+    /// It was seen at its own place to be a temporary one.
+    pub seen: bool,
+}
+
 /// A release without a known acquire, whose meaning the task's next event tells.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OpenPut {
@@ -132,6 +169,10 @@ pub struct Task {
     pub(super) frames: Small<Frame, 2>,
     pub(super) retry: Option<Retry>,
     pub(super) open_put: Option<OpenPut>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) tentative: Small<Tentative, 2>,
+    /// The latest event gave this VMA back; it may be seen to do so at another place as well.
+    pub(super) echo: Option<u64>,
     /// The state of knowledge in which it was last known to hold no VMA for reading but those listed.
     pub(super) reads_known: u32,
     /// The `mmap_lock`s about which all is known of this task, and in which state of knowledge.

@@ -21,6 +21,17 @@ pub struct VmaView<'a> {
     pub address: u64,
 }
 
+/// One lock that one task holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Which lock, since when, and how surely.
+    pub hold: Hold,
+}
+
 /// One address space, as it is now.
 #[derive(Clone, Copy)]
 pub struct MmView<'a> {
@@ -56,6 +67,17 @@ impl Engine {
             mm,
             address,
         })
+    }
+
+    /// Everything that is held at this instant, by whom, and how surely, in no particular order. It looks at each
+    /// task once and takes no memory: meant for samples.
+    pub fn held_set(&self) -> impl Iterator<Item = Held> + '_ {
+        self.tasks()
+            .filter(|view| !view.task.holds.is_empty())
+            .flat_map(|view| {
+                let (pid, tid) = (view.task.pid, view.task.tid);
+                view.holds().map(move |hold| Held { pid, tid, hold })
+            })
     }
 
     /// How many of each [`Lock`] are held now, doubtful ones included.
@@ -143,6 +165,9 @@ impl Engine {
             lock: Lock::VmaWrite,
             certainty: self.now(Provenance::Observed, locked.epoch),
             start_known: true,
+            start: Provenance::Observed,
+            start_bound_ns: None,
+            by_lockdep: false,
             epoch: locked.epoch,
             mm,
             vma: locked.vma,

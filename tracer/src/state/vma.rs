@@ -1,93 +1,121 @@
 //! The per-VMA lock.
 
+use tracer_common::site;
 use tracer_common::wire::{Event, Header, Kind, Provenance, VmaBody, flag};
 
 use super::counters::AnomalyKind;
 use super::lock::Writer;
-use super::task::OpenPut;
+use super::task::{OpenPut, Start};
 use super::{Engine, Hold, Lock, Meta, Wait, WriteLocked};
-
-/// `EAGAIN`: `vma_start_read` met a detached VMA.
-const EAGAIN: u16 = 11;
 
 impl Engine {
     pub(super) fn vma_read_acquire(&mut self, t: u32, event: &Event) {
         let Some(address) = event.vma() else { return };
         self.abandon_retry(t);
-        if self.releases_observed {
-            if let Some(at) = self.tasks[t].read_of(address) {
-                if self.tasks[t].holds[at].epoch == self.epoch {
-                    self.anomaly(AnomalyKind::DoubleRead, event, None);
-                }
-                self.lose_hold(t, at);
-            }
-        } else {
-            let one_at_a_time = self
-                .sites
-                .get(event.header.site as usize)
-                .is_some_and(|site| site.is_next_vma);
-            if one_at_a_time || self.tasks[t].reads() >= 2 {
-                self.close_reads(t, event, None);
-            } else if let Some(at) = self.tasks[t].read_of(address) {
-                self.close_read(t, at, event, true);
-            }
+        let start = self.take_tentative(t, address);
+        if let Some(at) = self.tasks[t].read_of(address)
+            && self.tasks[t].holds[at].by_lockdep
+        {
+            // What lockdep said and something else has confirmed before.
+            self.tasks[t].holds[at].by_lockdep = false;
+            self.vma_of(event);
+            return;
         }
+        self.close_before(t, address, event);
         let Some(v) = self.vma_of(event) else { return };
         if let Some(writer) = self.write_locked_by(v) {
             self.anomaly(AnomalyKind::ReadOfWriteLocked, event, Some(writer));
         }
+        let (provenance, bound_ns) = self.own;
+        let start = start.unwrap_or(Start {
+            since_ns: event.header.ts_ns,
+            provenance,
+            bound_ns,
+        });
+        self.take_read(t, v, event, start);
+    }
+
+    /// What a new read lock tells of those that the task had.
+    fn close_before(&mut self, t: u32, address: u64, event: &Event) {
+        if self.sites.releases_complete {
+            if let Some(at) = self.tasks[t].read_of(address) {
+                self.hole(AnomalyKind::DoubleRead, t, at, event);
+                self.close_read(t, at, event);
+            }
+            return;
+        }
+        let one_at_a_time = self
+            .sites
+            .get(event.header.site)
+            .is_some_and(|site| site.is_next_vma);
+        if one_at_a_time || self.tasks[t].reads() >= 2 {
+            self.close_reads(t, event, None);
+        } else if let Some(at) = self.tasks[t].read_of(address) {
+            self.close_read(t, at, event);
+        }
+    }
+
+    /// A read lock was taken.
+    pub(super) fn take_read(&mut self, t: u32, v: u32, event: &Event, start: Start) {
         let mm = self.vmas[v].mm;
         if mm != 0 {
             let m = self.mm_of(mm, event);
             self.mms[m].count(Lock::VmaRead);
         }
-        self.totals.books(Lock::VmaRead).acquires += 1;
+        self.totals.took(Lock::VmaRead, start.provenance);
         self.tasks[t].counters.acquires[Lock::VmaRead as usize] += 1;
-        self.hold_vma(t, v, event, true);
+        self.hold_vma(t, v, start);
     }
 
-    pub(super) fn hold_vma(&mut self, t: u32, v: u32, event: &Event, start_known: bool) {
+    pub(super) fn hold_vma(&mut self, t: u32, v: u32, start: Start) {
         let vma = &self.vmas[v];
+        let start_known = start.provenance != Provenance::Unknown;
         let hold = Hold {
             lock: Lock::VmaRead,
-            certainty: match (self.releases_observed, start_known) {
+            certainty: match (self.sites.releases_complete, start_known) {
                 (false, _) => Provenance::Bounded,
                 (true, false) => Provenance::Derived,
                 (true, true) => Provenance::Observed,
             },
             start_known,
+            start: start.provenance,
+            start_bound_ns: start.bound_ns,
+            by_lockdep: false,
             epoch: self.epoch,
             mm: vma.mm,
             vma: self.vmas.key(v),
             vm_start: vma.vm_start,
             vm_end: vma.vm_end,
-            since_ns: event.header.ts_ns,
+            since_ns: start.since_ns,
         };
         self.add_hold(t, hold);
     }
 
-    pub(super) fn vma_read_fail(&mut self, t: u32) {
-        self.abandon_retry(t);
-        self.totals.read_fails += 1;
-        self.tasks[t].counters.read_fails += 1;
-    }
-
-    pub(super) fn vma_read_refused(&mut self, event: &Event) {
-        self.vma_of(event);
-        self.totals.read_misses += u64::from(event.errno() == EAGAIN);
-    }
-
     pub(super) fn vma_read_release(&mut self, t: u32, event: &Event) {
         let Some(address) = event.vma() else { return };
+        let in_bad_area = event.header.site == site::BAD_AREA;
+        if in_bad_area && self.sites.bad_area_put {
+            // Its own instruction comes next.
+            return;
+        }
+        if self.takes_back(t, address) {
+            return;
+        }
         // A temporary reader gives back what may belong to another address space by now: that is
         // no news of this VMA, so its entry is not touched unless the lock was really held.
         if let Some(at) = self.tasks[t].read_of(address) {
             self.vma_of(event);
             // Taking note of the VMA may have closed the hold, if the address has a new owner.
             if self.tasks[t].read_of(address) == Some(at) {
-                self.end_hold(t, at, event.header.ts_ns, true);
+                self.ended = Some(self.start_of(&self.tasks[t].holds[at]));
+                self.end_hold(t, at, event.header.ts_ns, self.own);
+                self.tasks[t].echo = Some(address);
                 return;
             }
+        }
+        if self.echo == Some(address) {
+            self.totals.echoes += 1;
+            return;
         }
         self.tasks[t].open_put = Some(OpenPut {
             vma: address,
@@ -125,7 +153,7 @@ impl Engine {
         let Some(v) = self.vma_of(event) else { return };
         self.end_write_wait(t, v, event);
         self.close_readers(v, event, Some(AnomalyKind::WriteOfReadLocked));
-        self.totals.books(Lock::VmaWrite).acquires += 1;
+        self.totals.took(Lock::VmaWrite, self.own.0);
         self.tasks[t].counters.acquires[Lock::VmaWrite as usize] += 1;
         let (address, mm) = (self.vmas.key(v), self.vmas[v].mm);
         if mm == 0 {
@@ -221,10 +249,11 @@ impl Engine {
         let mut at = 0;
         while let Some(hold) = self.tasks[t].holds.get(at) {
             let stale = hold.epoch != self.epoch;
-            if hold.lock != Lock::VmaRead || Some(hold.vma) == keep || (self.releases_observed && !stale) {
+            let kept = Some(hold.vma) == keep || (self.sites.releases_complete && !stale);
+            if hold.lock != Lock::VmaRead || kept {
                 at += 1;
             } else {
-                self.close_read(t, at, event, true);
+                self.close_read(t, at, event);
             }
         }
     }
@@ -238,28 +267,44 @@ impl Engine {
                 super::unlink(&mut self.vmas[v].readers, key);
                 continue;
             };
-            let certain = self.releases_observed && self.tasks[t].holds[at].epoch == self.epoch;
-            if let (true, Some(kind)) = (certain, anomaly) {
-                self.anomaly(kind, event, Some(key));
-            }
-            self.close_read(t, at, event, !self.releases_observed);
+            self.hole(anomaly.unwrap_or(AnomalyKind::CoverageHole), t, at, event);
+            self.close_read(t, at, event);
+        }
+    }
+
+    /// A read hold is gone without its release having been seen. Where all are seen that is odd.
+    pub(super) fn hole(&mut self, kind: AnomalyKind, t: u32, at: usize, event: &Event) {
+        let hold = self.tasks[t].holds[at];
+        if !self.sites.releases_complete || hold.epoch != self.epoch || !self.whole {
+            return;
+        }
+        self.totals.coverage_holes += 1;
+        let key = self.key(t);
+        let other = (key != super::task_key(event)).then_some(key);
+        self.anomaly(kind, event, other);
+        let start = self.start_of(&hold);
+        if let Some(anomaly) = self.anomalies.last_mut()
+            && (anomaly.kind, anomaly.event.header.ts_ns) == (kind, event.header.ts_ns)
+        {
+            anomaly.hold = Some(start);
         }
     }
 
     /// Ends a read hold whose release was not seen: between its start and this event, unless a gap
     /// lies between.
-    pub(super) fn close_read(&mut self, t: u32, at: usize, event: &Event, derive: bool) {
+    pub(super) fn close_read(&mut self, t: u32, at: usize, event: &Event) {
         let hold = self.tasks[t].holds[at];
-        if hold.epoch != self.epoch || !derive {
+        if hold.epoch != self.epoch {
             self.lose_hold(t, at);
             return;
         }
         let ts_ns = event.header.ts_ns;
-        self.end_hold(t, at, ts_ns, false);
-        let bound_ns = Some(ts_ns.saturating_sub(hold.since_ns));
+        let end = (Provenance::Bounded, Some(ts_ns.saturating_sub(hold.since_ns)));
+        let start = self.start_of(&hold);
+        self.end_hold(t, at, ts_ns, end);
         let release = self.release_event(t, event, &hold);
         self.before
-            .push(Engine::derived(release, Provenance::Bounded, bound_ns));
+            .push(Engine::derived(release, end.0, end.1, Some(start)));
     }
 
     /// A `vma_read_release` of the task's hold that comes from `event`.
@@ -292,13 +337,19 @@ impl Engine {
         }
     }
 
-    pub(super) fn derived(event: Event, provenance: Provenance, bound_ns: Option<u64>) -> (Event, Meta) {
+    pub(super) fn derived(
+        event: Event,
+        provenance: Provenance,
+        bound_ns: Option<u64>,
+        hold: Option<Start>,
+    ) -> (Event, Meta) {
         (
             event.with_provenance(provenance),
             Meta {
                 provenance,
                 bound_ns,
                 derived: true,
+                hold,
             },
         )
     }

@@ -35,6 +35,8 @@ pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     page.summary(report)?;
     page.events(report)?;
     page.locks(report)?;
+    page.surety(report)?;
+    page.failures(report)?;
     page.faults(report)?;
     page.tasks(report)?;
     page.mms(report)?;
@@ -157,6 +159,60 @@ impl<W: Write> Page<'_, W> {
                     count(times.unknown)
                 )?;
             }
+        }
+        Ok(())
+    }
+
+    /// Only of what is not all observed: most of it is.
+    fn surety(&mut self, report: &Report) -> io::Result<()> {
+        let mut rows = Vec::new();
+        for (lock, known) in &report.provenance {
+            for (what, counts) in [
+                ("taken", known.acquires),
+                ("given back", known.releases),
+                ("holds", known.holds),
+            ] {
+                if counts.derived + counts.bounded + counts.unknown > 0 {
+                    rows.push((lock, what, counts));
+                }
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.heading(&format!(
+            "{:<10}{:<12}{:>13}{:>13}{:>13}{:>13}",
+            "HOW KNOWN", "", "observed", "derived", "bounded", "unknown"
+        ))?;
+        for (lock, what, counts) in rows {
+            writeln!(
+                self.out,
+                "{lock:<10}{what:<12}{:>13}{:>13}{:>13}{:>13}",
+                count(counts.observed),
+                count(counts.derived),
+                count(counts.bounded),
+                count(counts.unknown)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn failures(&mut self, report: &Report) -> io::Result<()> {
+        if report.read_failures.is_empty() {
+            return Ok(());
+        }
+        self.heading(&format!(
+            "{:<16}{:>16}{:>16}{:>16}",
+            "NOT READ-LOCKED", "look-ups", "tries refused", "taken back"
+        ))?;
+        for (reason, counts) in &report.read_failures {
+            writeln!(
+                self.out,
+                "{reason:<16}{:>16}{:>16}{:>16}",
+                count(counts.failed),
+                count(counts.refused),
+                count(counts.temporary)
+            )?;
         }
         Ok(())
     }

@@ -1,0 +1,117 @@
+//! What lockdep says, where it is a source: exact times for the locks of VMAs.
+//!
+//! It is told of a get before its checks are done, so that a get alone is no hold: only a `vma_read_acquire`
+//! of the same VMA makes it one, which then began when lockdep was told. A release is exact. Of the `mmap_lock`
+//! lockdep knows nothing that the tracepoints do not: its events confirm and change nothing.
+
+use tracer_common::wire::{Event, Kind, Provenance, Reason};
+
+use super::task::{Attempt, Start, Tentative};
+use super::{Engine, Lock};
+
+/// More than so many gets at a time no task has open: the oldest is forgotten.
+const TENTATIVE_LIMIT: usize = 8;
+
+impl Engine {
+    pub(super) fn lockdep_acquire(&mut self, t: u32, event: &Event) {
+        let Some(address) = event.vma().filter(|_| self.sites.lockdep) else {
+            return;
+        };
+        let write = event.body.arg & 0xff == 0;
+        let tentative = Tentative {
+            vma: address,
+            since_ns: event.header.ts_ns,
+            write,
+            seen: false,
+        };
+        if self.tasks[t].tentative.len() >= TENTATIVE_LIMIT {
+            self.tasks[t].tentative.remove(0);
+        }
+        self.tasks[t].tentative.push(tentative);
+        // Under the mmap_lock there is nothing to check: who gets it, has it. If that is not seen at its own place
+        // it is said here.
+        let mm = event.mm().unwrap_or(0);
+        if !write && !self.sites.acquires_observed && mm != 0 && self.has_mmap_lock(t, mm) {
+            self.confirm_tentative(t, address, event);
+        }
+    }
+
+    /// The start of a hold that lockdep was told of.
+    pub(super) fn take_tentative(&mut self, t: u32, address: u64) -> Option<Start> {
+        let tentative = &mut self.tasks[t].tentative;
+        let at = tentative
+            .iter()
+            .rposition(|tentative| tentative.vma == address && !tentative.write)?;
+        let since_ns = tentative.remove(at).since_ns;
+        Some(Start {
+            since_ns,
+            provenance: Provenance::Observed,
+            bound_ns: None,
+        })
+    }
+
+    /// `event` proves that a get came to be a hold, although its acquire was not seen. Whether there was one.
+    pub(super) fn confirm_tentative(&mut self, t: u32, address: u64, event: &Event) -> bool {
+        let Some(start) = self.take_tentative(t, address) else {
+            return false;
+        };
+        let Some(v) = self.vma_of(event) else { return false };
+        self.take_read(t, v, event, start);
+        if let Some(hold) = self.tasks[t].holds.last_mut() {
+            hold.by_lockdep = true;
+        }
+        let hold = self.tasks[t].holds.last().copied().unwrap_or_default();
+        let mut acquire = self.release_event(t, event, &hold);
+        acquire.kind = Kind::VmaReadAcquire;
+        acquire.header.kind = Kind::VmaReadAcquire as u8;
+        let bound_ns = Some(event.header.ts_ns.saturating_sub(hold.since_ns));
+        let derived = Self::derived(acquire, Provenance::Derived, bound_ns, None);
+        self.before.push(derived);
+        true
+    }
+
+    pub(super) fn lockdep_release(&mut self, t: u32, event: &Event) {
+        let Some(address) = event.vma().filter(|_| self.sites.lockdep) else {
+            return;
+        };
+        let tentative = &mut self.tasks[t].tentative;
+        if let Some(at) = tentative.iter().rposition(|tentative| tentative.vma == address) {
+            let tentative = tentative.remove(at);
+            if !tentative.write && !tentative.seen {
+                self.make_temporary(t, address, event);
+            }
+        } else if self.echo != Some(address)
+            && let Some(at) = self.tasks[t].read_of(address)
+        {
+            let start = self.start_of(&self.tasks[t].holds[at]);
+            let hold = self.end_hold(t, at, event.header.ts_ns, (Provenance::Observed, None));
+            let release = self.release_event(t, event, &hold);
+            self.after
+                .push(Self::derived(release, Provenance::Observed, None, Some(start)));
+        }
+        // The release may be seen at its own place too, right after this.
+        self.tasks[t].echo = Some(address);
+    }
+
+    /// A get that was taken back, and that no probe saw at its own place.
+    fn make_temporary(&mut self, t: u32, address: u64, event: &Event) {
+        self.vma_of(event);
+        self.count_temporary(t, address, Reason::Unknown);
+        self.tasks[t].attempt = Some(Attempt {
+            vma: address,
+            reason: Reason::Unknown,
+            raised: true,
+        });
+        let hold = super::Hold {
+            lock: Lock::VmaRead,
+            mm: event.mm().unwrap_or(0),
+            vma: address,
+            ..super::Hold::default()
+        };
+        let mut temporary = self.release_event(t, event, &hold);
+        temporary.kind = Kind::VmaReadTemporary;
+        temporary.header.kind = Kind::VmaReadTemporary as u8;
+        self.after
+            .push(Self::derived(temporary, Provenance::Derived, None, None));
+    }
+}
