@@ -129,7 +129,7 @@ pub struct SiteEntry {
     pub place: u8,
     /// Number of the register as instructions encode it: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15.
     pub register: u8,
-    /// 1: control comes here for other reasons too; the program asks the lock whether this is one.
+    /// Bits: [`Self::SHARED`], [`Self::OWN_MM`].
     pub shared: u8,
     /// The [`super::wire::Reason`]s that lead here, one bit by number; several: the program asks the lock which.
     pub reasons: u32,
@@ -139,3 +139,11 @@ pub struct SiteEntry {
     pub displacement: i64,
 }
 const _: () = assert!(size_of::<SiteEntry>() == 24);
+
+impl SiteEntry {
+    /// Control comes here for other reasons too; the program asks the lock whether this is one of `reasons`, and
+    /// says nothing if it is none.
+    pub const SHARED: u8 = 1 << 0;
+    /// The VMA has to be one of the task's own address space, else it was recycled.
+    pub const OWN_MM: u8 = 1 << 1;
+}

@@ -86,6 +86,15 @@ pub(crate) fn dropped(site: u32) {
     }
 }
 
+/// Counts a run that found no VMA where one had to be.
+#[inline(always)]
+pub(crate) fn disbelieved(site: u32) {
+    if let Some(site) = SITES.get_ptr_mut(site) {
+        // SAFETY: the map gave a valid pointer.
+        count(unsafe { &raw mut (*site).disbelieved });
+    }
+}
+
 /// Fills in a header where it lies in the ring; the command name is written there by the kernel itself.
 ///
 /// # Safety

@@ -36,6 +36,12 @@ pub(crate) trait Memory {
     fn read<T: Copy + Default>(base: u64, offset: u32) -> Result<T, i32>;
 }
 
+/// Whether a value can be the address of a kernel object: upper half, no errno, aligned.
+#[inline(always)]
+pub(crate) const fn looks_like_kernel(address: u64) -> bool {
+    (address as i64) < -4095 && address & 7 == 0
+}
+
 /// Plain loads, for pointers whose type the verifier knows (arguments and return values of
 /// `fentry`, `fexit`, `tp_btf`). A load from a bad address gives 0, by the kernel's exception table.
 pub(crate) struct Typed;

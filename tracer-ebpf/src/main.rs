@@ -25,6 +25,7 @@ mod follow;
 mod inflight;
 mod kread;
 mod mmap;
+mod point;
 mod vma;
 
 /// The kernel lends the helpers that we use to programs that say GPL here.

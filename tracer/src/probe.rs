@@ -5,6 +5,8 @@
 
 pub mod attach;
 mod catalogue;
+mod instructions;
+mod perf;
 mod plan;
 mod points;
 mod ways;

@@ -98,6 +98,9 @@ pub struct Layout {
     /// `lockdep_map.key`
     #[serde(default)]
     pub dep_map_key: Option<u32>,
+    /// `task_struct.mm`
+    #[serde(default)]
+    pub task_mm: Option<u32>,
 }
 
 /// Which argument of the `mmap_lock` tracepoints is which.
@@ -325,6 +328,7 @@ fn layout(btf: &Btf) -> Layout {
         mmap_dep_map: lockdep("mm_struct", "mmap_lock.dep_map"),
         dep_map_name: lockdep("lockdep_map", "name"),
         dep_map_key: lockdep("lockdep_map", "key"),
+        task_mm: btf.offset("task_struct", "mm"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Loads and attaches a plan. Each probe by itself: one that fails is a line in `doctor`, not a failed start.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::Instant;
 use std::{io, mem, thread};
@@ -12,8 +12,9 @@ use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError}
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
-use super::{Attach, Plan, Planned};
-use tracer_common::site::FIRST_DYNAMIC;
+use super::instructions::{self, Instructions};
+use super::{Attach, Mechanism, Plan, Planned};
+use tracer_common::site::{FIRST_DYNAMIC, SiteEntry};
 
 use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
@@ -50,6 +51,19 @@ pub struct Loader {
     pub loader: EbpfLoader<'static>,
 }
 
+/// All that is attached.
+pub struct Attached {
+    /// The object.
+    pub ebpf: Ebpf,
+    /// Programs that are still to come.
+    pub later: Later,
+    instructions: Instructions,
+}
+
+/// The program for instructions, by kprobe and by breakpoint.
+const POINT: &str = "point";
+const POINT_BREAKPOINT: &str = "point_breakpoint";
+
 /// Loads the object and attaches what the plan says. What fails is moved from the plan's sites to its unseen.
 ///
 /// # Errors
@@ -59,12 +73,13 @@ pub fn attach(
     facts: &Facts,
     loader: Loader,
     options: &Options,
-) -> anyhow::Result<(Ebpf, Later)> {
+) -> anyhow::Result<Attached> {
     let Loader { btf, loader } = loader;
     let start = Instant::now();
     let mut ebpf = load(plan, &btf, loader, options)?;
     log::debug!("maps made in {} ms", start.elapsed().as_millis());
     fill_filters(&mut ebpf, options)?;
+    fill_points(&mut ebpf, plan)?;
 
     let mut follow = Vec::new();
     if options.follow {
@@ -109,7 +124,26 @@ pub fn attach(
             .iter()
             .map(|&(program, tracepoint)| (program.to_owned(), Attach::TpBtf(tracepoint))),
     );
+    let by_breakpoint = |point: &super::Point| point.by == Mechanism::Breakpoint;
+    if !plan.points.iter().all(by_breakpoint) {
+        wanted.push((POINT.to_owned(), Attach::Instructions));
+    }
+    if plan.points.iter().any(by_breakpoint) {
+        wanted.push((POINT_BREAKPOINT.to_owned(), Attach::Instructions));
+    }
     let mut loaded = load_programs(&mut ebpf, &btf, &wanted);
+    // Instructions are attached beside all else: most of it is waiting.
+    let kprobe = program_fd(&ebpf, POINT, loaded.remove(POINT));
+    let breakpoint = program_fd(&ebpf, POINT_BREAKPOINT, loaded.remove(POINT_BREAKPOINT));
+    let points = plan.points.clone();
+    let instructions = thread::spawn(move || {
+        let programs = instructions::Programs {
+            kprobe: kprobe.as_ref().map(AsFd::as_fd),
+            breakpoint: breakpoint.as_ref().map(AsFd::as_fd),
+        };
+        let cpus = aya::util::online_cpus().unwrap_or_default();
+        instructions::attach(&points, &programs, &cpus)
+    });
     let mut hook_loaded = |ebpf: &mut Ebpf, program: &str, attach: &Attach| {
         let result = loaded.remove(program).unwrap_or(Err(ProgramError::NotLoaded));
         result.and_then(|()| hook(ebpf, program, attach))
@@ -147,6 +181,24 @@ pub fn attach(
             }
         }
     }
+    let (instructions, failed) = instructions
+        .join()
+        .map_err(|_| anyhow::anyhow!("attaching to instructions failed"))?;
+    for point in &plan.points {
+        plan.sites[point.site as usize].attached = true;
+    }
+    for (site, error) in failed {
+        let info = &mut plan.sites[site as usize];
+        log::info!("{} at {}: {error}", info.mechanism, info.place);
+        info.attached = false;
+        info.reason = explain_instruction(&info.mechanism, &error, facts);
+        plan.unseen.push(UnseenInfo {
+            operation: info.operation.clone(),
+            function: info.function.clone(),
+            reason: info.reason.clone(),
+            remedy: remedy(facts),
+        });
+    }
     match first_error {
         Some(why) if attached == 0 => anyhow::bail!("no probe could be attached: {why}; -vv tells more"),
         _ => {
@@ -156,8 +208,20 @@ pub fn attach(
                 plan.probes.iter().any(|probe| probe.attach == *attach)
                     || *attach == Attach::TpBtf("sched_process_fork")
             });
-            Ok((ebpf, Later { btf, programs: later }))
+            Ok(Attached {
+                ebpf,
+                later: Later { btf, programs: later },
+                instructions,
+            })
         }
+    }
+}
+
+impl Attached {
+    /// Attaches one more of the programs that are still to come; gives how many runs its partner had lost until
+    /// then, if that is no longer counted.
+    pub fn one_more(&mut self) -> u64 {
+        self.later.one(&mut self.ebpf)
     }
 }
 
@@ -305,6 +369,11 @@ fn verify(program: &mut Program, btf: &Btf, attach: &Attach) -> Result<(), Progr
         Attach::FEntry(function) => <&mut FEntry>::try_from(program)?.load(function, btf),
         Attach::FExit(function) => <&mut FExit>::try_from(program)?.load(function, btf),
         Attach::KProbe(_) | Attach::KRetProbe(_) => <&mut KProbe>::try_from(program)?.load(),
+        Attach::Instructions => match program {
+            Program::KProbe(program) => program.load(),
+            Program::PerfEvent(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        },
     }
 }
 
@@ -321,6 +390,56 @@ fn hook(ebpf: &mut Ebpf, name: &str, attach: &Attach) -> Result<(), ProgramError
                 .iter()
                 .try_for_each(|offset| program.attach("_text", *offset).map(drop))
         }
+        // Attached one by one, elsewhere.
+        Attach::Instructions => Ok(()),
+    }
+}
+
+/// The table that tells the program for instructions what it runs at.
+fn fill_points(ebpf: &mut Ebpf, plan: &Plan) -> anyhow::Result<()> {
+    let map = ebpf.map_mut("POINTS").context("the object has no map POINTS")?;
+    let mut map = aya::maps::Array::<_, EntryPod>::try_from(map)?;
+    for point in &plan.points {
+        map.set(point.site - FIRST_DYNAMIC, EntryPod(point.entry), 0)
+            .context("cannot tell the probes about an instruction")?;
+    }
+    Ok(())
+}
+
+/// [`SiteEntry`] for aya.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct EntryPod(SiteEntry);
+// SAFETY: integers without padding.
+unsafe impl aya::Pod for EntryPod {}
+
+/// A loaded program as a descriptor of its own; `None` with a line in the log if it was refused.
+fn program_fd(ebpf: &Ebpf, name: &str, loaded: Option<Result<(), ProgramError>>) -> Option<OwnedFd> {
+    match loaded? {
+        Ok(()) => ebpf.program(name)?.fd().ok()?.as_fd().try_clone_to_owned().ok(),
+        Err(error) => {
+            log::info!("{name}: {error}");
+            None
+        }
+    }
+}
+
+/// Why an instruction could not be attached to, in a line.
+fn explain_instruction(mechanism: &str, error: &io::Error, facts: &Facts) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EBUSY) if mechanism == Mechanism::Breakpoint.name() => {
+            "refused: no hardware breakpoint is free, others use them (debuggers, perf); none was taken away"
+                .to_owned()
+        }
+        Some(libc::EINVAL) => "refused (EINVAL): the kernel takes no kprobe in this function".to_owned(),
+        Some(libc::EILSEQ) => {
+            "refused (EILSEQ): no instruction begins there; the text that was read is not what runs".to_owned()
+        }
+        Some(libc::EPERM | libc::EACCES) => match facts.lockdown {
+            Lockdown::Confidentiality => "refused: kernel lockdown (confidentiality) forbids kprobes".to_owned(),
+            _ => format!("refused: {error}"),
+        },
+        _ => format!("refused: {error}"),
     }
 }
 
@@ -370,8 +489,16 @@ pub fn enable(ebpf: &mut Ebpf, on: bool) -> anyhow::Result<()> {
     map.set(0, u32::from(on), 0).context("cannot switch the probes")
 }
 
-/// Detaches everything, one program after the other.
-pub fn detach(ebpf: &mut Ebpf) {
+/// Detaches everything: instructions many at a time, programs one after the other, both side by side.
+pub fn detach(attached: &mut Attached) {
+    let instructions = mem::take(&mut attached.instructions);
+    thread::scope(|scope| {
+        scope.spawn(|| drop(instructions));
+        detach_programs(&mut attached.ebpf);
+    });
+}
+
+fn detach_programs(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::BtfTracePoint(program) => program.unload(),
@@ -389,7 +516,10 @@ pub fn detach(ebpf: &mut Ebpf) {
 
 /// Runs that the kernel skipped, since the program was already running on that CPU, and that nothing stepped in
 /// for: at most so many events are missing without a hole in the numbering.
-pub fn missed(ebpf: &Ebpf) -> u64 {
+pub fn missed(attached: &Attached) -> u64 {
+    let Attached {
+        ebpf, instructions, ..
+    } = attached;
     let skipped: HashMap<&str, u64> = ebpf
         .programs()
         .filter_map(|(name, program)| Some((name, program.fd().ok()?)))
@@ -411,7 +541,11 @@ pub fn missed(ebpf: &Ebpf) -> u64 {
         .map(|(_, count)| count)
         .sum();
     log::debug!("the kernel skipped {rescued} runs of first programs");
-    lost.map(|(_, count)| count).sum()
+    let kprobes = instructions.missed();
+    for (site, count) in &kprobes {
+        log::debug!("the kernel skipped the kprobe of site {site} {count} times");
+    }
+    lost.map(|(_, count)| count).sum::<u64>() + kprobes.iter().map(|(_, count)| count).sum::<u64>()
 }
 
 /// Notes of first programs that their second ones have not taken away; see `twice.rs` on the other side.

@@ -128,6 +128,8 @@ pub enum Attach {
     KProbe(Vec<u64>),
     /// Return of every copy of a function, as offsets from `_text`.
     KRetProbe(Vec<u64>),
+    /// All instructions of [`Plan::points`].
+    Instructions,
 }
 
 /// Constants for the programs, by their names in the object.
@@ -360,6 +362,7 @@ fn globals(facts: &Facts, write: u8) -> Globals {
         mm_lock_seq,
         task_pid,
         task_tgid,
+        task_mm,
         ..
     } = facts.layout;
     // The return value stands behind the arguments; a function without one always succeeds.
@@ -377,6 +380,7 @@ fn globals(facts: &Facts, write: u8) -> Globals {
             ("OFF_MM_LOCK_SEQ", mm_lock_seq),
             ("OFF_TASK_PID", task_pid),
             ("OFF_TASK_TGID", task_tgid),
+            ("OFF_TASK_MM", task_mm),
         ]
         .map(|(name, offset)| (name, offset.unwrap_or(absent)))
         .to_vec(),

@@ -15,7 +15,8 @@ use super::{Poll, Source};
 use crate::clock;
 use crate::info::{CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
-use crate::probe::{self, Found, Plan, Wishes, attach};
+use crate::probe::attach::{self, Attached};
+use crate::probe::{self, Found, Plan, Wishes};
 
 /// How long a quiet ring is left alone. The kernel wakes us earlier if it fills up.
 const NAP: Duration = Duration::from_millis(10);
@@ -24,7 +25,7 @@ const LAST_PROBES: Duration = Duration::from_millis(500);
 
 /// The running kernel as a source.
 pub struct Live {
-    ebpf: Ebpf,
+    attached: Attached,
     /// What the programs themselves say, under `-v`.
     log: Option<EbpfLogger<&'static dyn Log>>,
     ring: Ring,
@@ -32,7 +33,6 @@ pub struct Live {
     sites: PerCpuArray<MapData, SiteCountersPod>,
     info: SourceInfo,
     received: Vec<u64>,
-    later: attach::Later,
     /// Skipped runs before events were wanted.
     missed_before: u64,
     /// Runs that first programs lost before their second ones were there.
@@ -71,13 +71,14 @@ impl Live {
         filters: Vec<String>,
     ) -> anyhow::Result<Self> {
         let mut plan = probe::plan(facts, found, wishes)?;
-        let (mut ebpf, later) = attach::attach(&mut plan, facts, loader, options)?;
+        let mut attached = attach::attach(&mut plan, facts, loader, options)?;
+        let ebpf = &mut attached.ebpf;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
         let Map::RingBuf(events) = events else {
             anyhow::bail!("the map EVENTS is no ring buffer")
         };
         let log = if options.log {
-            Some(EbpfLogger::init(&mut ebpf).context("cannot read the log of the probes")?)
+            Some(EbpfLogger::init(ebpf).context("cannot read the log of the probes")?)
         } else {
             None
         };
@@ -88,14 +89,13 @@ impl Live {
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
             anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
         })?;
-        let missed_before = attach::missed(&ebpf);
+        let missed_before = attach::missed(&attached);
         // All is in place: from here on events are wanted.
         let start = clock::both();
-        attach::enable(&mut ebpf, true)?;
+        attach::enable(&mut attached.ebpf, true)?;
         Ok(Self {
             missed_before,
             missed_alone: 0,
-            later,
             ring: Ring::new(events, options.ring_bytes)?,
             counters: PerCpuArray::try_from(counters)?,
             sites: PerCpuArray::try_from(sites)?,
@@ -106,20 +106,20 @@ impl Live {
             stopped: false,
             undecodable: 0,
             log,
-            ebpf,
+            attached,
         })
     }
 
     /// Attaches what [`Self::start`] left for later, at once. Otherwise it is done while events flow.
     pub fn complete(&mut self) {
-        while !self.later.is_done() {
-            self.missed_alone += self.later.one(&mut self.ebpf);
+        while !self.attached.later.is_done() {
+            self.missed_alone += self.attached.one_more();
         }
     }
 
     /// Access to the loaded programs, for the log and for statistics.
     pub const fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+        &mut self.attached.ebpf
     }
 
     /// Adds a process to those that are recorded.
@@ -127,7 +127,7 @@ impl Live {
     /// # Errors
     /// When the kernel refuses, for example because there are too many.
     pub fn follow(&mut self, pid: u32) -> anyhow::Result<()> {
-        let map = self.ebpf.map_mut("PIDS").context("the object has no map PIDS")?;
+        let map = self.attached.ebpf.map_mut("PIDS").context("the object has no map PIDS")?;
         let mut map = aya::maps::HashMap::<_, u32, u8>::try_from(map)?;
         map.insert(pid, 1, 0)
             .context("cannot add the command's process to the filter")
@@ -143,7 +143,7 @@ impl Live {
                 .context("cannot read the counters of the probes")?;
             spared += counters.iter().map(|cpu| cpu.0.spared).sum::<u64>();
         }
-        let skipped = attach::missed(&self.ebpf) + self.missed_alone;
+        let skipped = attach::missed(&self.attached) + self.missed_alone;
         Ok(skipped.saturating_sub(self.missed_before + spared))
     }
 
@@ -213,8 +213,8 @@ impl Source for Live {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        if !self.later.is_done() {
-            self.missed_alone += self.later.one(&mut self.ebpf);
+        if !self.attached.later.is_done() {
+            self.missed_alone += self.attached.one_more();
         }
         let now = clock::monotonic_ns();
         let (drained, any) = self.drain(sink);
@@ -234,12 +234,12 @@ impl Source for Live {
     /// Detaches all probes.
     fn stop(&mut self) {
         if !self.stopped {
-            if let Err(error) = attach::enable(&mut self.ebpf, false) {
+            if let Err(error) = attach::enable(&mut self.attached.ebpf, false) {
                 log::warn!("probes will end one by one, not at once: {error:#}");
             }
             // What runs now ends soon, and takes its notes away.
             std::thread::sleep(Duration::from_millis(2));
-            let left = attach::notes_left(&self.ebpf);
+            let left = attach::notes_left(&self.attached.ebpf);
             match (self.missed(), left) {
                 (Ok(missed), Ok(left)) => self.missed = missed.saturating_sub(left),
                 (missed, left) => {
@@ -247,7 +247,7 @@ impl Source for Live {
                     log::warn!("what the kernel skipped cannot be told: {error:?}");
                 }
             }
-            attach::detach(&mut self.ebpf);
+            attach::detach(&mut self.attached);
             self.stopped = true;
         }
     }
