@@ -50,7 +50,7 @@ pub(crate) struct Task {
 
 /// Whether the user wants an event of that kind by the current task.
 #[inline(always)]
-fn passes(kind: Kind) -> Option<Task> {
+pub(crate) fn passes(kind: Kind) -> Option<Task> {
     if FILTER_KINDS.load() & (1 << kind as u8) == 0 {
         return None;
     }

@@ -77,9 +77,7 @@ fn at(ctx: &impl EbpfContext) {
     let Some(entry) = POINTS.get(index) else { return };
     let Some(kind) = kind_of(entry.role) else { return };
     let site = FIRST_DYNAMIC + index;
-    let Some(task) = filter::wanted::<false>(kind, site) else {
-        return;
-    };
+    let Some(task) = filter::passes(kind) else { return };
     let mut fields = Fields::EMPTY;
     let vma = address(ctx, entry);
     let believed = kread::looks_like_kernel(vma) && read(vma, &mut fields);
