@@ -108,7 +108,11 @@ fn describe(facts: &Facts, found: &Found, wishes: &Wishes) -> String {
             site.mechanism,
             site.place,
             names.join("|"),
-            if shared == 1 { " shared" } else { "" }
+            if shared & SiteEntry::SHARED != 0 {
+                " shared"
+            } else {
+                ""
+            }
         );
     }
     for known in &plan.elsewhere {

@@ -68,12 +68,7 @@ const POINT_BREAKPOINT: &str = "point_breakpoint";
 ///
 /// # Errors
 /// When the object as a whole cannot be loaded, or not a single probe could be attached.
-pub fn attach(
-    plan: &mut Plan,
-    facts: &Facts,
-    loader: Loader,
-    options: &Options,
-) -> anyhow::Result<Attached> {
+pub fn attach(plan: &mut Plan, facts: &Facts, loader: Loader, options: &Options) -> anyhow::Result<Attached> {
     let Loader { btf, loader } = loader;
     let start = Instant::now();
     let mut ebpf = load(plan, &btf, loader, options)?;
@@ -433,10 +428,13 @@ fn explain_instruction(mechanism: &str, error: &io::Error, facts: &Facts) -> Str
         }
         Some(libc::EINVAL) => "refused (EINVAL): the kernel takes no kprobe in this function".to_owned(),
         Some(libc::EILSEQ) => {
-            "refused (EILSEQ): no instruction begins there; the text that was read is not what runs".to_owned()
+            "refused (EILSEQ): no instruction begins there; the text that was read is not what runs"
+                .to_owned()
         }
         Some(libc::EPERM | libc::EACCES) => match facts.lockdown {
-            Lockdown::Confidentiality => "refused: kernel lockdown (confidentiality) forbids kprobes".to_owned(),
+            Lockdown::Confidentiality => {
+                "refused: kernel lockdown (confidentiality) forbids kprobes".to_owned()
+            }
             _ => format!("refused: {error}"),
         },
         _ => format!("refused: {error}"),

@@ -105,7 +105,6 @@ impl Drop for Instructions {
     }
 }
 
-
 /// Does `work` on each of `jobs`, on several threads, in no order.
 fn in_parallel<T: Send, R: Send>(jobs: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let workers = WORKERS.min(jobs.len());

@@ -510,9 +510,17 @@ fn bits(reasons: &[Reason]) -> u32 {
 
 fn entry(want: &Want<'_>) -> SiteEntry {
     let number = |register: Register| register as u8;
+    let mut shared = 0;
+    if want.shared {
+        shared |= SiteEntry::SHARED;
+    }
+    // A fault looks only in the task's own address space; the other users of the lock may look elsewhere.
+    if want.site.function == "lock_vma_under_rcu" {
+        shared |= SiteEntry::OWN_MM;
+    }
     let base = SiteEntry {
         role: want.role as u8,
-        shared: u8::from(want.shared),
+        shared,
         reasons: want.reasons,
         ..SiteEntry::default()
     };

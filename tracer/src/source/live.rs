@@ -127,7 +127,11 @@ impl Live {
     /// # Errors
     /// When the kernel refuses, for example because there are too many.
     pub fn follow(&mut self, pid: u32) -> anyhow::Result<()> {
-        let map = self.attached.ebpf.map_mut("PIDS").context("the object has no map PIDS")?;
+        let map = self
+            .attached
+            .ebpf
+            .map_mut("PIDS")
+            .context("the object has no map PIDS")?;
         let mut map = aya::maps::HashMap::<_, u32, u8>::try_from(map)?;
         map.insert(pid, 1, 0)
             .context("cannot add the command's process to the filter")
