@@ -13,11 +13,13 @@ mod decode;
 mod event;
 mod kind;
 mod reason;
+mod watch;
 
 pub use decode::{DecodeError, decode};
 pub use event::{Event, Provenance};
 pub use kind::{BODY_MMAP, BODY_VMA, Body, Kind};
 pub use reason::Reason;
+pub use watch::{WATCH_AFTER, WATCH_BEFORE, WATCH_STACK, WatchEvent, WatchFound, WatchRuns, WatchTarget};
 
 /// Version of the [`Header`] layout; the first byte of every event.
 pub const ABI: u8 = 1;

@@ -3,7 +3,10 @@
 //! The offsets are read-only globals: the verifier knows their values, so a read by offset costs
 //! what a read of a field costs in C, and what is switched off is not even loaded.
 
-use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
+};
 use tracer_common::wire::{VmaBody, flag};
 
 /// Offset of a field that this kernel does not have.
@@ -132,4 +135,15 @@ pub(crate) fn vma<M: Memory>(vma: u64, fields: &mut Fields) {
 #[inline(always)]
 fn mm_of_vma<M: Memory>(vma: u64, flags: &mut u16) -> u64 {
     field::<M, u64>(vma, OFF_VM_MM.load(), flag::MM, flags)
+}
+
+/// The code before and from `ip` on; zeroes for what cannot be read.
+#[inline(always)]
+pub(crate) fn code<const B: usize, const A: usize>(ip: u64, before: &mut [u8; B], after: &mut [u8; A]) {
+    // A failed read leaves zeroes, which are no instruction that anybody looks for.
+    // SAFETY: the helper checks the address itself, and gets the length of the buffer.
+    unsafe {
+        let _ = bpf_probe_read_kernel_buf(ip.wrapping_sub(B as u64) as *const u8, before);
+        let _ = bpf_probe_read_kernel_buf(ip as *const u8, after);
+    }
 }

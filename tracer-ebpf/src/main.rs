@@ -27,6 +27,7 @@ mod kread;
 mod mmap;
 mod point;
 mod vma;
+mod watch;
 
 /// The kernel lends the helpers that we use to programs that say GPL here.
 #[unsafe(link_section = "license")]

@@ -10,6 +10,7 @@ use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::sim::SimArgs;
 use crate::text::SitesArgs;
+use crate::watch::WatchArgs;
 
 /// Shows who holds and who waits for the per-VMA locks and the mmap_lock of a live Linux kernel.
 #[derive(Debug, Parser)]
@@ -61,6 +62,11 @@ pub enum Command {
     Export(ExportArgs),
     /// What this kernel lets us see, by which mechanism, what stays unseen and why.
     Doctor(DoctorArgs),
+    /// Every change of one VMA's lock, by a hardware watchpoint: the truth about one lock, inlined or not.
+    #[command(after_help = "Examples:\n  \
+        sudo tracer watch --pid 1234 --addr 0x7f0012345000\n  \
+        sudo tracer watch -p 1234 -a 0x7f0012345000 --json -n 1000 | jq -r .place")]
+    Watch(WatchArgs),
     /// The bundled lock under the model checker: scenarios, searches, counterexamples step by step.
     Model(ModelArgs),
     /// The bundled lock, contended by real threads, as a source of events; needs no privileges.
@@ -152,6 +158,7 @@ impl Command {
             Self::Stats(_) => "stats",
             Self::Export(_) => "export",
             Self::Doctor(_) => "doctor",
+            Self::Watch(_) => "watch",
             Self::Model(_) => "model",
             Self::Sim(_) => "sim",
             Self::Sites(_) => "sites",
@@ -239,7 +246,7 @@ fn parse_kind(name: &str) -> Result<Kind, String> {
         })
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
@@ -258,7 +265,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| "too long".to_owned())
 }
 
-fn parse_size(text: &str) -> Result<u32, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
     let (number, factor) = match text.strip_suffix(['K', 'k']) {
         Some(number) => (number, 1u64 << 10),
         None => match text.strip_suffix(['M', 'm']) {

@@ -34,7 +34,7 @@ use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::state::{Engine, Meta};
-use crate::{model, sim, text};
+use crate::{model, sim, text, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -52,7 +52,9 @@ pub fn main() -> u8 {
     match run(cli) {
         Ok(code) => code,
         Err(error)
-            if error.downcast_ref::<Refusal>().is_some() || error.downcast_ref::<NoTypes>().is_some() =>
+            if error.downcast_ref::<Refusal>().is_some()
+                || error.downcast_ref::<NoTypes>().is_some()
+                || error.downcast_ref::<watch::Impossible>().is_some() =>
         {
             eprintln!("tracer: {error:#}");
             IMPOSSIBLE
@@ -84,6 +86,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Stats(args)) => stats(&args, log),
         Some(Command::Export(args)) => export(&args),
         Some(Command::Doctor(args)) => doctor(&args),
+        Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Sim(args)) => sim::run(&args),
         Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),

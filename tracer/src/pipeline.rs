@@ -111,7 +111,11 @@ impl Stop {
         self.others.push(Box::new(reason));
     }
 
-    fn due(&mut self) -> anyhow::Result<Option<Ended>> {
+    /// Whether it is time, and why.
+    ///
+    /// # Errors
+    /// Of the reasons to look at.
+    pub(crate) fn due(&mut self) -> anyhow::Result<Option<Ended>> {
         if self.signal.load(Ordering::Relaxed) {
             return Ok(Some(Ended::Signal));
         }

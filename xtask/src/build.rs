@@ -91,11 +91,16 @@ pub(crate) fn guest_init() -> Result<PathBuf> {
     Ok(output("guest-init"))
 }
 
-/// Builds what guests have in PATH besides tracer: the workload whose locks are counted, and the witness of what
-/// the kernel counted itself.
+/// Builds what guests have in PATH besides tracer: the workload whose locks are counted, the witness of what
+/// the kernel counted itself, and one hot VMA to watch.
 pub(crate) fn guest_programs() -> Result<Vec<(&'static str, PathBuf)>> {
-    static_build("tracer-guest", &["--bin", "workload", "--bin", "witness"])?;
-    Ok(["workload", "witness"].map(|name| (name, output(name))).to_vec())
+    static_build(
+        "tracer-guest",
+        &["--bin", "workload", "--bin", "witness", "--bin", "hotvma"],
+    )?;
+    Ok(["workload", "witness", "hotvma"]
+        .map(|name| (name, output(name)))
+        .to_vec())
 }
 
 /// Builds one more program for guests, or for benchmarks, by its name.

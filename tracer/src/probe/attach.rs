@@ -20,7 +20,7 @@ use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
 
 /// The object with all programs, built by `cargo xtask build-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACER_EBPF_OBJECT"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACER_EBPF_OBJECT"));
 
 /// What the user wants of the programs, beyond the plan.
 #[derive(Clone, Debug)]

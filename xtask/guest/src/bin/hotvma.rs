@@ -1,0 +1,111 @@
+//! `hotvma DIR THREADS PAGES`: one VMA that nothing else touches, for whoever watches its lock.
+//!
+//! Maps it, writes what and where it is to `DIR/hot` (process, address, length; decimal), waits for `DIR/go`, lets each
+//! thread write to its pages for the first time, writes the number of touches to `DIR/done`, and waits for `DIR/quit`
+//! before it unmaps the VMA and ends.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{fs, io, ptr, thread};
+
+const PAGE: usize = 4096;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [dir, threads, pages] = words.as_slice() else {
+        eprintln!("hotvma: wants a folder, threads, and pages for each");
+        return ExitCode::from(2);
+    };
+    let (Ok(threads), Ok(pages)) = (threads.parse(), pages.parse()) else {
+        eprintln!("hotvma: {threads} and {pages} are to be numbers");
+        return ExitCode::from(2);
+    };
+    match run(Path::new(dir), threads, pages) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hotvma: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: &Path, threads: usize, pages: usize) -> io::Result<()> {
+    // Nothing can grow into it: a page without access stands on either side. Its own first page is touched before,
+    // so that what a VMA needs but once is there.
+    let len = (threads * pages + 1) * PAGE;
+    let all = map(len + 2 * PAGE)?;
+    let start = all + PAGE;
+    // SAFETY: the range is ours, and nothing lies there yet.
+    unsafe {
+        check(libc::mprotect(
+            start as *mut _,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+        ))?;
+        check(libc::madvise(start as *mut _, len, libc::MADV_NOHUGEPAGE))?;
+    }
+    touch(start);
+    // Written under another name first, so that whoever sees it sees all of it.
+    fs::write(
+        dir.join("hot.new"),
+        format!("{} {start} {len}\n", std::process::id()),
+    )?;
+    let workers: Vec<_> = (0..threads)
+        .map(|index| {
+            let (dir, first) = (dir.to_owned(), start + PAGE * (1 + index));
+            thread::spawn(move || {
+                wait(&dir.join("go"));
+                for page in 0..pages {
+                    // Neighbours belong to different threads.
+                    touch(first + page * threads * PAGE);
+                }
+            })
+        })
+        .collect();
+    fs::rename(dir.join("hot.new"), dir.join("hot"))?;
+    for worker in workers {
+        worker.join().map_err(|_| io::Error::other("a thread failed"))?;
+    }
+    fs::write(dir.join("done.new"), format!("{}\n", threads * pages))?;
+    fs::rename(dir.join("done.new"), dir.join("done"))?;
+    wait(&dir.join("quit"));
+    // SAFETY: nobody uses it any more.
+    unsafe { check(libc::munmap(start as *mut _, len)) }
+}
+
+fn map(len: usize) -> io::Result<usize> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(start as usize)
+}
+
+fn touch(address: usize) {
+    // SAFETY: the address is in a writable mapping of ours, which nothing else uses.
+    unsafe { ptr::write_volatile(address as *mut u8, 1) };
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn wait(file: &Path) {
+    while !file.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
