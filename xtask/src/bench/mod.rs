@@ -4,6 +4,7 @@ mod cargo;
 pub(crate) mod fault_cost;
 mod guest;
 mod native;
+mod probe_cost;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,10 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[fault_cost::FAULT_COST],
         run: fault_cost::run,
+    },
+    Group {
+        rows: &[probe_cost::PROBE_COST],
+        run: probe_cost::run,
     },
     Group {
         rows: &[cargo::ENGINE],
