@@ -23,7 +23,7 @@ use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Stop};
-use crate::probe::{Refusal, Wishes, attach};
+use crate::probe::{self, Refusal, Wishes, attach};
 use crate::recording::{self, RecordWriter, is_broken_pipe};
 use crate::sink::address::Addresses;
 use crate::sink::jsonl::JsonlWriter;
@@ -440,7 +440,13 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     let mut live = Live::start(&facts, &found, &wishes, loader, &options, Vec::new())?;
     live.complete();
     log::info!("attached in {} ms", start.elapsed().as_millis());
-    let report = doctor::Report::new(&facts, live.info());
+    let elsewhere = probe::plan(&facts, &found, &wishes)?.elsewhere;
+    let report = doctor::Report::new(&doctor::Inputs {
+        info: live.info(),
+        lockdown: facts.lockdown,
+        found: &found,
+        elsewhere: &elsewhere,
+    });
     let start = Instant::now();
     live.stop();
     log::info!("detached in {} ms", start.elapsed().as_millis());
