@@ -10,7 +10,7 @@ use super::points::{self, Seen};
 use super::ways::{Ways, Why};
 use crate::info::{Family, SiteInfo, UnseenInfo};
 use crate::kernel::{Facts, Layout};
-use crate::text::{Operation, Sites};
+use crate::text::{Kprobe, Operation, Sites};
 
 /// What to attach, how, why, and what stays unseen.
 #[derive(Clone, Debug, PartialEq)]
@@ -260,8 +260,8 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
     if stand_in.fault {
         plan.derive_releases();
     }
-    plan.tell_unseen(family, found, &seen);
-    let told = plan.has("vma_start_read_return") || seen.lockdep;
+    plan.tell_unseen(family, found, &seen, &ways);
+    let told = plan.has("vma_start_read_return");
     plan.globals.bytes.push(("TWICE", u8::from(plan.twice)));
     plan.globals.bytes.push(("START_READ_SEEN", u8::from(told)));
     Ok(plan)
@@ -411,19 +411,18 @@ impl Plan {
     }
 
     fn add(&mut self, row: &Row, attach: Attach, truth: bool) {
-        // Where both exist, the function itself, or lockdep, is better than its callers.
+        // Where both exist, the function itself is better than its callers.
         let caller = matches!(row.program, "lock_vma_under_rcu" | "lock_next_vma");
-        let operation =
-            if caller && (self.has("vma_start_read_return") || self.has("lockdep_acquire") && !truth) {
-                Kind::VmaReadFail
-            } else {
-                row.operation
-            };
+        let operation = if caller && self.has("vma_start_read_return") {
+            Kind::VmaReadFail
+        } else {
+            row.operation
+        };
         let reason = match row.hook {
             Hook::Lockdep(_) if truth => {
                 "recorded as the truth to judge the others by; nothing is taken from it"
             }
-            Hook::Lockdep(_) => "lockdep is told of each acquire and each release",
+            Hook::Lockdep(_) => "lockdep is told of each get, before its checks, and of each put",
             _ => row.derived.unwrap_or("at the very place"),
         };
         self.sites[row.site as usize] = SiteInfo {
@@ -483,9 +482,13 @@ impl Plan {
         }
     }
 
-    fn tell_unseen(&mut self, family: Family, found: &Found, seen: &Seen) {
+    fn tell_unseen(&mut self, family: Family, found: &Found, seen: &Seen, ways: &Ways<'_>) {
         if let Err(error) = found {
-            let remedy = unread_remedy(error);
+            // Without kprobes it would be of little use to know where.
+            let refused = ways.at(Kprobe::Yes).err();
+            let remedy = refused
+                .as_ref()
+                .map_or_else(|| unread_remedy(error), |why| why.remedy.as_str());
             let mut tell = |operation, function, what: &str| {
                 let reason = format!("{what}; where, is not known: {error}");
                 self.unseen.push(unseen(operation, function, &reason, remedy));
@@ -496,12 +499,12 @@ impl Plan {
                     "userfaultfd, madvise, /proc/PID/maps, TCP zerocopy receive, drivers",
                     "the release is inlined into these users of the lock",
                 );
-                tell(
-                    Kind::VmaReadAcquire,
-                    "vma_start_read_locked",
-                    "it is inlined into userfaultfd, which takes it under mmap_lock when the lock-free look-up failed",
-                );
             }
+            tell(
+                Kind::VmaReadAcquire,
+                "vma_start_read_locked",
+                "it is inlined into userfaultfd, which takes it under mmap_lock when the lock-free look-up failed",
+            );
             tell(
                 Kind::VmaReadRefused,
                 "vma_start_read",

@@ -26,7 +26,7 @@ const START_WRITE: &str = "__vma_start_write";
 )]
 pub(super) struct Seen {
     pub(super) family: Family,
-    /// Acquires and releases are taken from lockdep.
+    /// Releases are taken from lockdep. It is told of a get before its checks are done, so that it only dates acquires.
     pub(super) lockdep: bool,
     /// Return of `lock_vma_under_rcu`.
     pub(super) rcu_return: bool,
@@ -355,7 +355,7 @@ impl<'a> Sorting<'a> {
                         "{}: ways with different VMAs meet there; that the whole look-up failed is seen",
                         place_of(&failure.spot, site)
                     ),
-                    "a kernel whose compiler kept the VMA there",
+                    "none without another kernel build",
                 )),
                 _ => self.want(
                     site,
@@ -365,9 +365,6 @@ impl<'a> Sorting<'a> {
                     failure.spot.shared,
                 ),
             }
-        }
-        if self.seen.lockdep {
-            return self.elsewhere(site, "lockdep tells of each acquire");
         }
         if self.seen.returns(&site.function) {
             return self.elsewhere(site, "the function's return shows it");
@@ -430,7 +427,11 @@ impl<'a> Sorting<'a> {
             if want.spot.vma.is_none() && want.reasons != wire::Reason::NoVma.bit() {
                 let why = Why {
                     reason: "no register leads to the VMA there".to_owned(),
-                    remedy: "a kernel whose compiler kept the VMA there".to_owned(),
+                    remedy: match self.seen.family {
+                        Family::Rwsem => "Linux 6.15 or later, where the VMA itself has the count",
+                        Family::Refcount => "none without another kernel build",
+                    }
+                    .to_owned(),
                 };
                 self.give_up(&want, &why);
                 continue;

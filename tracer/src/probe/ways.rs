@@ -119,7 +119,7 @@ impl<'a> Ways<'a> {
         self.lockdep.as_ref().copied()
     }
 
-    /// Whether acquires and releases are to be taken from lockdep.
+    /// Whether lockdep is to be taken as a source.
     pub(super) fn lockdep(&self) -> bool {
         self.lockdep.is_ok() && !self.wishes.truth
     }

@@ -146,6 +146,7 @@ struct Known {
     no_return: FxHashSet<u64>,
     fentry: FxHashSet<u64>,
     try_read: FxHashSet<u64>,
+    down_read: FxHashSet<u64>,
     up_read: FxHashSet<u64>,
     down_write: FxHashSet<u64>,
     up_write: FxHashSet<u64>,
@@ -153,7 +154,7 @@ struct Known {
 
 impl Known {
     fn new(symbols: &Symbols) -> Self {
-        const NAMES: [&str; 17] = [
+        const NAMES: [&str; 18] = [
             "rcuwait_wake_up",
             "__vma_exclude_readers_for_detach",
             "__vma_enter_locked",
@@ -171,6 +172,7 @@ impl Known {
             "down_write",
             "down_write_killable",
             "up_write",
+            "down_read",
         ];
         let found = symbols.exactly(&NAMES);
         let set = |range: std::ops::Range<usize>| {
@@ -189,6 +191,7 @@ impl Known {
             up_read: set(13..14),
             down_write: set(14..16),
             up_write: set(16..17),
+            down_read: set(17..18),
         }
     }
 }
@@ -456,6 +459,7 @@ impl Kernel<'_> {
                 known
                     .try_read
                     .iter()
+                    .chain(&known.down_read)
                     .chain(&known.up_read)
                     .chain(&known.down_write),
             );

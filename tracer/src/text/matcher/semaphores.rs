@@ -32,6 +32,8 @@ impl Search<'_> {
             let known = &self.kernel.known;
             let operation = if known.try_read.contains(&target) {
                 Operation::ReadTry
+            } else if known.down_read.contains(&target) {
+                Operation::ReadLocked
             } else if known.up_read.contains(&target) {
                 Operation::ReadPut
             } else if known.down_write.contains(&target) {
