@@ -442,11 +442,18 @@ impl<'a> Sorting<'a> {
             }
         }
         left.sort_by_key(|(want, _)| want.rank());
+        if left.len() > usize::from(self.ways.slots) {
+            left = joined(left);
+        }
         let mut slots = self.ways.slots;
         for (want, why) in left {
             if want.is_hot() {
                 self.give_up(&want, &why);
-            } else if slots > 0 {
+            } else if slots > 0
+                && chosen
+                    .iter()
+                    .all(|(known, _)| known.spot.address != want.spot.address)
+            {
                 slots -= 1;
                 chosen.push((want, Mechanism::Breakpoint));
             } else {
@@ -491,6 +498,51 @@ impl<'a> Sorting<'a> {
         self.unseen
             .push(unseen(kind, &want.site.function, &reason, &why.remedy));
     }
+}
+
+/// Refusals that go on at one instruction, as one want there. It tells less surely which of them it is, and takes one
+/// breakpoint for all.
+fn joined<'a>(left: Vec<(Want<'a>, Why)>) -> Vec<(Want<'a>, Why)> {
+    let join = |want: &Want<'_>| {
+        let failures = &want.site.failures;
+        let failure = failures
+            .iter()
+            .find(|failure| failure.spot.address == want.spot.address)?;
+        // Not where those that succeed come by, too.
+        let succeeds = [&want.site.after, &want.site.confirmed];
+        let hot = |spot: &Spot| {
+            succeeds
+                .into_iter()
+                .flatten()
+                .any(|known| known.address == spot.address)
+        };
+        failure
+            .joins
+            .clone()
+            .filter(|spot| spot.vma.is_some() && !hot(spot))
+    };
+    let mut kept: Vec<(Want<'a>, Why)> = Vec::new();
+    let mut joined = BTreeMap::<u64, (Want<'a>, Why)>::new();
+    for (mut want, why) in left {
+        match join(&want).filter(|_| want.role == Role::ReadRefused) {
+            Some(spot) => match joined.get_mut(&spot.address) {
+                Some((known, _)) => {
+                    known.reasons |= want.reasons;
+                    known.shared = true;
+                    known.spot = spot;
+                }
+                None => {
+                    // Alone it stays where it is.
+                    want.shared |= want.spot.shared;
+                    joined.insert(spot.address, (want, why));
+                }
+            },
+            None => kept.push((want, why)),
+        }
+    }
+    kept.extend(joined.into_values());
+    kept.sort_by_key(|(want, _)| want.rank());
+    kept
 }
 
 /// The reasons as the programs know them. Between the limit and a writer the count decides.

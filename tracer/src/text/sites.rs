@@ -214,6 +214,9 @@ pub struct Failure {
     pub temporary: bool,
     /// Address of the put that takes it back.
     pub put: Option<u64>,
+    /// Where it goes on right after, together with others: one probe there serves several ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<Spot>,
 }
 
 /// What a site was recognised by.
@@ -361,7 +364,11 @@ impl FoundSite {
             .chain(&mut self.after)
             .chain(&mut self.confirmed)
             .chain(&mut self.candidate)
-            .chain(self.failures.iter_mut().map(|failure| &mut failure.spot))
+            .chain(
+                self.failures
+                    .iter_mut()
+                    .flat_map(|failure| std::iter::once(&mut failure.spot).chain(&mut failure.joins)),
+            )
     }
 }
 

@@ -455,7 +455,9 @@ impl Search<'_> {
             branches.sort_unstable();
             branches.dedup();
             let put = self.straight_to_put(to, vma).map(|at| self.flow.code[at].ip());
+            let joins = self.joined(to).map(|next| self.block_spot(next, vma, &[to]));
             failures.push(Failure {
+                joins,
                 spot: self.block_spot(to, vma, &from),
                 reasons,
                 branches,
@@ -464,6 +466,19 @@ impl Search<'_> {
             });
         }
         failures
+    }
+
+    /// The block that this one leads to, if it does little before that and others lead there, too.
+    fn joined(&self, block: usize) -> Option<usize> {
+        const FEW: usize = 4;
+        let known = &self.flow.blocks[block];
+        let next = match (&known.taken, &known.next) {
+            (Some(edge), None) | (None, Some(edge)) => edge.to,
+            _ => return None,
+        };
+        let code = &self.flow.code[known.first..known.end];
+        let short = code.len() <= FEW && code.iter().all(|c| c.mnemonic() != Mnemonic::Call);
+        (short && self.flow.blocks[next].preds.len() > 1).then_some(next)
     }
 
     /// Tells puts that only take back failed tries from those that end a hold.
