@@ -298,6 +298,7 @@ impl Engine {
         self.drop_stale_waits(t, event.kind);
         self.end_attempt(t, event.kind);
         self.echo = self.tasks[t].echo.take();
+        self.settle_tentative(t, event);
         match event.kind {
             Kind::MmapStart => self.mmap_start(t, event),
             Kind::MmapAcquire => self.mmap_acquire(t, event),

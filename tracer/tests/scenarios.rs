@@ -10,6 +10,7 @@
 //! source USER 7                site 14 is attached: releases follow from the end of a fault; bound in ns or nothing
 //! source LOCKDEP               site 16 is attached: lockdep is a source
 //! truth                        lockdep's events are there only to judge the others by
+//! get 5 vma_start_read         site 5 is an acquire in that function, seen at its own place
 //! put 40 __bad_area            site 40 is a release in that function, seen at its own instruction
 //! site 1 lock_next_vma         where events with site=1 come from; a number behind it is their bound in ns
 //! limits 2 2 2                 at most so many tasks, VMAs, mms
@@ -114,7 +115,7 @@ impl Scenario {
     fn line(&mut self, line: &str) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
-            "releases" | "acquires" | "only" | "site" | "limits" | "source" | "truth" | "put" => {
+            "releases" | "acquires" | "only" | "site" | "limits" | "source" | "truth" | "put" | "get" => {
                 self.set_up(&words)
             }
             "since" => self.expect_since(&words),
@@ -188,6 +189,7 @@ impl Scenario {
                 }
             }
             ["put", number, function] => self.attach(parse(number)?, "vma_read_release", function)?,
+            ["get", number, function] => self.attach(parse(number)?, "vma_read_acquire", function)?,
             ["truth"] => self.info.truth = true,
             ["only", kinds] => self.info.filters.push(format!("--only {kinds}")),
             ["site", number, function, bound @ ..] => {

@@ -1,7 +1,8 @@
 //! What lockdep says, where it is a source: exact times for the locks of VMAs.
 //!
 //! It is told of a get before its checks are done, so that a get alone is no hold: only a `vma_read_acquire`
-//! of the same VMA makes it one, which then began when lockdep was told. A release is exact. Of the `mmap_lock`
+//! of the same VMA makes it one, which then began when lockdep was told. Where no such event is asked for, whatever
+//! the task does next makes it one, unless that takes it back. A release is exact. Of the `mmap_lock`
 //! lockdep knows nothing that the tracepoints do not: its events confirm and change nothing.
 
 use tracer_common::wire::{Event, Kind, Provenance, Reason};
@@ -17,6 +18,7 @@ impl Engine {
         let Some(address) = event.vma().filter(|_| self.sites.lockdep) else {
             return;
         };
+        self.vma_of(event);
         let write = event.body.arg & 0xff == 0;
         let tentative = Tentative {
             vma: address,
@@ -31,7 +33,8 @@ impl Engine {
         // Under the mmap_lock there is nothing to check: who gets it, has it. If that is not seen at its own place
         // it is said here.
         let mm = event.mm().unwrap_or(0);
-        if !write && !self.sites.acquires_observed && mm != 0 && self.has_mmap_lock(t, mm) {
+        let unseen = !self.sites.acquires_observed || self.sites.acquires_by_lockdep;
+        if !write && unseen && mm != 0 && self.has_mmap_lock(t, mm) {
             self.confirm_tentative(t, address, event);
         }
     }
@@ -55,7 +58,12 @@ impl Engine {
         let Some(start) = self.take_tentative(t, address) else {
             return false;
         };
-        let Some(v) = self.vma_of(event) else { return false };
+        let v = if event.vma() == Some(address) {
+            self.vma_of(event)
+        } else {
+            self.vmas.find(address)
+        };
+        let Some(v) = v else { return false };
         self.take_read(t, v, event, start);
         if let Some(hold) = self.tasks[t].holds.last_mut() {
             hold.by_lockdep = true;
@@ -75,22 +83,54 @@ impl Engine {
             return;
         };
         let tentative = &mut self.tasks[t].tentative;
-        if let Some(at) = tentative.iter().rposition(|tentative| tentative.vma == address) {
+        let known = tentative.iter().rposition(|tentative| tentative.vma == address);
+        let confirms = self.sites.acquires_by_lockdep && self.sites.temporaries_observed;
+        if confirms && known.is_some_and(|at| !tentative[at].write && !tentative[at].seen) {
+            // It was not taken back, so it was a hold, which no other event met.
+            self.confirm_tentative(t, address, event);
+            self.end_by_lockdep(t, address, event);
+        } else if let Some(at) = known {
             let tentative = tentative.remove(at);
             if !tentative.write && !tentative.seen {
                 self.make_temporary(t, address, event);
             }
-        } else if self.echo != Some(address)
-            && let Some(at) = self.tasks[t].read_of(address)
-        {
-            let start = self.start_of(&self.tasks[t].holds[at]);
-            let hold = self.end_hold(t, at, event.header.ts_ns, (Provenance::Observed, None));
-            let release = self.release_event(t, event, &hold);
-            self.after
-                .push(Self::derived(release, Provenance::Observed, None, Some(start)));
+        } else if self.echo != Some(address) {
+            self.end_by_lockdep(t, address, event);
         }
         // The release may be seen at its own place too, right after this.
         self.tasks[t].echo = Some(address);
+    }
+
+    fn end_by_lockdep(&mut self, t: u32, address: u64, event: &Event) {
+        let Some(at) = self.tasks[t].read_of(address) else {
+            return;
+        };
+        let start = self.start_of(&self.tasks[t].holds[at]);
+        let hold = self.end_hold(t, at, event.header.ts_ns, (Provenance::Observed, None));
+        let release = self.release_event(t, event, &hold);
+        self.after
+            .push(Self::derived(release, Provenance::Observed, None, Some(start)));
+    }
+
+    /// Where only lockdep tells of acquires: what the task does next tells which gets have come to be holds.
+    #[inline]
+    pub(super) fn settle_tentative(&mut self, t: u32, event: &Event) {
+        if !self.sites.acquires_by_lockdep || self.tasks[t].tentative.is_empty() {
+            return;
+        }
+        let undecided = match event.kind {
+            Kind::VmaReadRefused | Kind::VmaReadFail => return,
+            Kind::VmaReadTemporary | Kind::LockdepRelease | Kind::VmaReadRelease => event.vma(),
+            _ => None,
+        };
+        let mut at = 0;
+        while let Some(tentative) = self.tasks[t].tentative.get(at).copied() {
+            if tentative.write || tentative.seen || Some(tentative.vma) == undecided {
+                at += 1;
+            } else {
+                self.confirm_tentative(t, tentative.vma, event);
+            }
+        }
     }
 
     /// A get that was taken back, and that no probe saw at its own place.

@@ -30,6 +30,8 @@ pub(super) struct Sites {
     pub temporaries_observed: bool,
     /// What lockdep says counts; else it is not there, or there only to judge by.
     pub lockdep: bool,
+    /// Only lockdep tells of acquires: what it was told and did not take back is a hold.
+    pub acquires_by_lockdep: bool,
     /// The release inside `__bad_area` is seen at its own instruction.
     pub bad_area_put: bool,
 }
@@ -60,6 +62,11 @@ impl Sites {
             acquires_observed: !unseen(Kind::VmaReadAcquire),
             temporaries_observed: !unseen(Kind::VmaReadTemporary) && !unseen(Kind::VmaReadRefused),
             lockdep,
+            acquires_by_lockdep: lockdep
+                && !info
+                    .sites
+                    .iter()
+                    .any(|site| site.attached && site.operation == Kind::VmaReadAcquire.name()),
             bad_area_put: releases()
                 .any(|(at, site)| at >= site::FIRST_DYNAMIC as usize && site.function == "__bad_area"),
         }
