@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use tracer::check::accounting::Accounting;
 use tracer::info::{Losses, SiteInfo, SourceInfo};
 use tracer::order::Order;
 use tracer::recording::create;
@@ -50,6 +51,17 @@ fn main() {
         assert_eq!(engine.totals().anomalies.iter().sum::<u64>(), 0);
         count
     });
+    measure("engine + accounting", events.len(), || {
+        let mut engine = Engine::new(&info);
+        let mut accounting = Accounting::new(&info);
+        for event in &events {
+            engine.apply(event, &mut |_, _| {});
+            accounting.observe(&engine, event);
+        }
+        accounting.finish();
+        assert_eq!(accounting.totals().open, 0, "{:?}", accounting.cases());
+        accounting.totals().checked
+    });
     measure("record", events.len(), || {
         let file = std::env::temp_dir().join(format!("tracer-bench-{}.rec", std::process::id()));
         let mut writer = create(&file, &info).expect("a file in the temporary folder");
@@ -83,7 +95,7 @@ fn measure(name: &str, events: usize, mut run: impl FnMut() -> u64) {
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = events as f64 / best;
-    println!("{name:<16} {:>8.2} million events/s", rate / 1e6);
+    println!("{name:<20} {:>8.2} million events/s", rate / 1e6);
 }
 
 /// Threads take turns; each does whole operations: a fault under the VMA lock, one sent back and
@@ -115,6 +127,12 @@ fn stream() -> Vec<Event> {
             event.body.vm_start = vma << 21;
             event.body.vm_end = (vma + 1) << 21;
             event.body.arg = arg;
+            // One reader at a time, or the writer.
+            event.body.vm_refcnt = if arg & 0x1000_0000 != 0 || kind == Kind::VmaReadAcquire {
+                2
+            } else {
+                1
+            };
             events.push(event);
         };
         let known = flag::VMA | flag::RANGE | flag::REFCNT | flag::VMA_SEQ | flag::MM_SEQ;

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use tracer_common::wire::Event;
 
+use crate::check::accounting::Accounting;
 use crate::child::Output;
 use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StatsArgs};
 use crate::clock;
@@ -270,6 +271,7 @@ impl Progress {
 /// Feeds the engine, and hands on what comes out of it.
 struct Analysis<F> {
     engine: Engine,
+    accounting: Option<Accounting>,
     missed: u64,
     progress: Progress,
     out: F,
@@ -279,6 +281,7 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Analysis<F> {
     fn new(info: &SourceInfo, out: F) -> Self {
         Self {
             engine: Engine::new(info),
+            accounting: None,
             missed: 0,
             progress: Progress::new(),
             out,
@@ -290,11 +293,18 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         let mut result = Ok(());
         let out = &mut self.out;
+        let mut accounting = self.accounting.as_mut();
         self.engine.apply(event, &mut |event, meta| {
+            if let Some(accounting) = accounting.as_mut().filter(|_| meta.derived) {
+                accounting.derived(event, meta);
+            }
             if result.is_ok() {
                 result = out(event, meta);
             }
         });
+        if let Some(accounting) = &mut self.accounting {
+            accounting.observe(&self.engine, event);
+        }
         result
     }
 
@@ -345,8 +355,12 @@ fn analyse<S: Source>(
 ) -> anyhow::Result<u8> {
     let info = source.info().clone();
     let mut analysis = Analysis::new(&info, |_, _| Ok(()));
+    analysis.accounting = Some(Accounting::new(&info));
     let outcome = pipeline::run(source, stop, &mut analysis)?;
     analysis.progress.clear();
+    if let Some(accounting) = &mut analysis.accounting {
+        accounting.finish();
+    }
     let (complete, warnings) = end(source);
     for warning in &warnings {
         eprintln!("tracer: {warning}");
@@ -355,6 +369,7 @@ fn analyse<S: Source>(
         info: &info,
         engine: &analysis.engine,
         order: &outcome.order,
+        accounting: analysis.accounting.as_ref(),
         losses: &outcome.losses,
         complete,
         warnings,

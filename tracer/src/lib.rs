@@ -2,6 +2,7 @@
 //!
 //! Events flow one way: `source` → `order` → `state` → `sink`. `docs/architecture.md` is the map.
 
+pub mod check;
 pub mod child;
 pub mod cli;
 pub mod clock;

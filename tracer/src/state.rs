@@ -67,6 +67,7 @@ use sites::Sites;
 use table::Table;
 use task::OpenPut;
 pub use task::{Frame, Hold, Lock, Start, Task, Wait};
+pub(crate) use view::VmaEntry;
 pub use view::{Held, MmView, TaskView, VmaView};
 
 /// How surely an event is known, beside the event itself.
@@ -149,6 +150,8 @@ pub struct Engine {
     ended: Option<Start>,
     /// The VMA that the task's event before the one at hand gave back.
     echo: Option<u64>,
+    /// The task of the latest event.
+    current: u32,
     totals: Totals,
     anomalies: Vec<Anomaly>,
     aged_counters: TaskCounters,
@@ -179,6 +182,7 @@ impl Engine {
             own: (Provenance::Observed, None),
             ended: None,
             echo: None,
+            current: 0,
             totals: Totals::default(),
             anomalies: Vec::new(),
             aged_counters: TaskCounters::default(),
@@ -295,6 +299,7 @@ impl Engine {
     #[inline]
     fn take(&mut self, event: &Event) {
         let t = self.enter(event);
+        self.current = t;
         self.drop_stale_waits(t, event.kind);
         self.end_attempt(t, event.kind);
         self.echo = self.tasks[t].echo.take();

@@ -28,6 +28,7 @@
 //! m1 readers t1 · m1 writer t1 · m1 waiters t1 t2
 //! count unknown_starts/mmap_read 1
 //! anomaly write_of_read_locked 1        all others must not occur
+//! account checked 3 · account exact 2 · account concurrent 1 · account too_few 1    at the end; all other reasons: 0
 //! ```
 //!
 //! Derived events must all be named, in order. After every event the books must balance.
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use tracer::check::accounting::{Accounting, OpenReason};
 use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
 use tracer::state::{AnomalyKind, Engine, Limits, Lock, Meta, Start};
 use tracer_common::site;
@@ -76,6 +78,8 @@ fn what_is_not_understood_is_refused() {
         "count something 1",
         "anomaly something 1",
         "anomaly double_read 1",
+        "account something 1",
+        "10 mmap_start t1 m1\naccount checked 1",
         "10 mmap_start t1 m1\nt1 waits mmap_read(m1)@10",
         "10 mmap_start t1 m1\nt1 waits -",
         "10 fault_end t1 m1 v1 flags=vma",
@@ -109,6 +113,8 @@ struct Scenario {
     since: Option<Start>,
     reason: Reason,
     expected_anomalies: BTreeMap<String, u64>,
+    accounting: Option<Accounting>,
+    expected_accounts: BTreeMap<String, u64>,
 }
 
 impl Scenario {
@@ -128,6 +134,7 @@ impl Scenario {
             "<" | ">" | "=" => self.expect_event(&words),
             "count" => self.expect_count(&words),
             "anomaly" => self.expect_anomaly(&words),
+            "account" => self.expect_account(&words),
             first if first.starts_with(|c: char| c.is_ascii_digit()) => {
                 self.all_named()?;
                 self.event(&words)
@@ -147,6 +154,39 @@ impl Scenario {
             let expected = self.expected_anomalies.get(kind.name()).copied().unwrap_or(0);
             same("anomaly", kind.name(), &found, &expected)?;
         }
+        let accounting = self.accounting.as_mut().ok_or("no event")?;
+        accounting.finish();
+        let totals = accounting.totals();
+        for (name, expected) in &self.expected_accounts {
+            let found = match name.as_str() {
+                "checked" => totals.checked,
+                "exact" => totals.closed_exact,
+                "concurrent" => totals.closed_concurrent,
+                _ => continue,
+            };
+            same("account", name, &found, expected)?;
+        }
+        for reason in OpenReason::ALL {
+            let expected = self.expected_accounts.get(reason.name()).copied().unwrap_or(0);
+            let found = totals.open_by_reason[reason as usize];
+            if !self.expected_accounts.is_empty() {
+                same("account", reason.name(), &found, &expected)?;
+            }
+        }
+        let all = totals.closed_exact + totals.closed_concurrent + totals.open;
+        same("account", "sum", &all, &totals.checked)
+    }
+
+    fn expect_account(&mut self, words: &[&str]) -> Result<()> {
+        let [_, name, number] = words else {
+            return Err("an account has a name and a number".into());
+        };
+        let known = ["checked", "exact", "concurrent"].contains(name)
+            || OpenReason::ALL.iter().any(|reason| reason.name() == *name);
+        if !known {
+            return Err(format!("no account {name}"));
+        }
+        self.expected_accounts.insert((*name).into(), parse(number)?);
         Ok(())
     }
 
@@ -256,12 +296,14 @@ impl Scenario {
         let engine = self
             .engine
             .get_or_insert_with(|| Engine::with_limits(&self.info, self.limits.unwrap_or_default()));
+        let accounting = self.accounting.get_or_insert_with(|| Accounting::new(&self.info));
         let handed_on = &mut self.handed_on;
         handed_on.clear();
         let mut own = 0;
         let (since, reason) = (&mut self.since, &mut self.reason);
         engine.apply(&event, &mut |out, meta| {
             if meta.derived {
+                accounting.derived(out, meta);
                 let place = if own == 0 { '<' } else { '>' };
                 handed_on.push((place, describe(out, meta)));
                 assert_eq!(
@@ -278,6 +320,7 @@ impl Scenario {
                 }
             }
         });
+        accounting.observe(engine, &event);
         if own != 1 {
             return Err(format!("the event itself was handed on {own} times"));
         }

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use tracer::check::accounting::{Accounting, OpenReason};
 use tracer::order::Order;
 use tracer::sim::{Setup, Sim, Truth};
 use tracer::source::{Poll, Source};
 use tracer::state::{Engine, Lock};
 use tracer_common::lock::Family;
-use tracer_common::wire::Event;
+use tracer_common::wire::{Event, Kind};
 
 /// Runs for a while; gives all events in order, and all truths by the time of the event they follow.
 fn play(setup: Setup, events_wanted: usize) -> (Sim, Vec<Event>, BTreeMap<u64, Truth>) {
@@ -85,6 +86,122 @@ fn engine_equals_truth(setup: Setup) {
         setup.family.name(),
         events.len()
     );
+}
+
+/// What accounting has to say of these events.
+fn account<'a>(sim: &Sim, events: impl IntoIterator<Item = &'a Event>) -> Accounting {
+    let mut engine = Engine::new(sim.info());
+    let mut accounting = Accounting::new(sim.info());
+    for event in events {
+        engine.apply(event, &mut |event, meta| {
+            if meta.derived {
+                accounting.derived(event, meta);
+            }
+        });
+        accounting.observe(&engine, event);
+    }
+    accounting.finish();
+    accounting
+}
+
+/// Nothing is open; else the first case is shown, with what happened to its VMA, and what its tasks did.
+fn all_closed(accounting: &Accounting, events: &[Event]) {
+    let Some(case) = accounting.cases().first() else {
+        return;
+    };
+    let show = |event: &Event| {
+        let header = &event.header;
+        let vma = event.body.vma & 0xffff;
+        let name = event.kind.name();
+        println!(
+            "{} {name} t{} v{vma:x} {:#x}",
+            header.ts_ns, header.tid, event.body.vm_refcnt
+        );
+    };
+    let at = events.partition_point(|event| event.header.ts_ns < case.event.header.ts_ns);
+    let of_it = |event: &&Event| event.vma() == case.event.vma();
+    println!("{:?}: {} to {} more", case.reason, case.definite, case.possible);
+    println!("of the VMA before:");
+    let before: Vec<_> = events[..at].iter().rev().filter(of_it).take(15).collect();
+    before.iter().rev().for_each(|event| show(event));
+    println!("the case:");
+    show(&case.event);
+    println!("of the VMA after:");
+    events[at + 1..].iter().filter(of_it).take(15).for_each(show);
+    println!("of each task before and after:");
+    for tid in (0..16).map(|thread| 100_000 + thread) {
+        let of_task = |event: &&Event| event.header.tid == tid;
+        let before: Vec<_> = events[..at].iter().rev().filter(of_task).take(3).collect();
+        before.iter().rev().for_each(|event| show(event));
+        events[at + 1..].iter().filter(of_task).take(3).for_each(show);
+    }
+    panic!("{:?}", accounting.totals());
+}
+
+/// Every count that any thread saw is what the engine knows, within what concurrency allows.
+fn accounting_closes(setup: Setup) {
+    let (sim, events, _) = play(setup, 200_000);
+    let accounting = account(&sim, &events);
+    let totals = accounting.totals();
+    println!(
+        "{} {setup:?}: {} counts, {} closed exactly, {} by operations in flight, {} open",
+        setup.family.name(),
+        totals.checked,
+        totals.closed_exact,
+        totals.closed_concurrent,
+        totals.open
+    );
+    assert_eq!(
+        totals.checked,
+        totals.closed_exact + totals.closed_concurrent + totals.open
+    );
+    assert!(totals.checked > 20_000, "{totals:?}");
+    all_closed(&accounting, &events);
+}
+
+#[test]
+fn every_observed_count_is_accounted_for() {
+    for family in [Family::Refcnt6_15, Family::Refcnt7_0] {
+        for (threads, vmas, writers) in [(4, 8, 2), (6, 2, 1), (8, 40, 3), (3, 200, 0)] {
+            accounting_closes(Setup {
+                threads,
+                vmas,
+                writers,
+                seed: u64::from(vmas),
+                family,
+            });
+        }
+    }
+}
+
+/// It would be worth nothing if it closed whatever it is given. A single event is missed by others only if they come
+/// between, so here all of one kind and one thread are missing.
+#[test]
+fn missing_events_are_noticed() {
+    let setup = Setup {
+        threads: 6,
+        vmas: 8,
+        writers: 1,
+        seed: 3,
+        ..Setup::default()
+    };
+    let (sim, events, _) = play(setup, 100_000);
+    all_closed(&account(&sim, &events), &events);
+    for (kind, reason) in [
+        (Kind::VmaReadRelease, OpenReason::TooFew),
+        (Kind::VmaReadAcquire, OpenReason::TooMany),
+    ] {
+        let open = |tid: u32| {
+            let seen = |event: &&Event| event.kind != kind || event.header.tid != tid;
+            let accounting = account(&sim, events.iter().filter(seen));
+            let by_reason = accounting.totals().open_by_reason;
+            // What a thread left locked is found out when it locks it again.
+            by_reason[reason as usize] + by_reason[OpenReason::UnseenRelease as usize]
+        };
+        let open: Vec<u64> = (100_001..100_006).map(open).collect();
+        println!("without {} of one thread: open by thread {open:?}", kind.name());
+        assert!(open.iter().any(|&open| open > 0), "{}", kind.name());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{MMS, Shared, Truth};
 use crate::state::Lock;
 
 /// Which function each kind of event comes from; an event's site is the place in this table.
-pub(super) const SITES: [(Kind, &str); 13] = [
+pub(super) const SITES: [(Kind, &str); 14] = [
     (Kind::MmapStart, "mmap_lock:mmap_lock_start_locking"),
     (Kind::MmapAcquire, "mmap_lock:mmap_lock_acquire_returned"),
     (Kind::MmapFail, "mmap_lock:mmap_lock_acquire_returned"),
@@ -28,6 +28,7 @@ pub(super) const SITES: [(Kind, &str); 13] = [
     (Kind::VmaDetach, "vma_mark_detached"),
     (Kind::VmaWriteFail, "__vma_start_write"),
     (Kind::VmaReadRefused, "vma_start_read"),
+    (Kind::VmaReadTemporary, "vma_start_read"),
 ];
 
 /// Events of one thread, in order.
@@ -115,7 +116,10 @@ impl<'a> Recorder<'a> {
     }
 
     fn push(&mut self, kind: Kind, fill: impl FnOnce(&mut Event)) {
-        let mut event = Event::synthetic(kind, self.shared.stamp());
+        let mut event = Event::synthetic(kind, 0);
+        // Read before the stamp, as the probes do.
+        fill(&mut event);
+        event.header.ts_ns = self.shared.stamp();
         let header = &mut event.header;
         header.cpu = self.thread;
         header.seq = self.seq;
@@ -123,7 +127,6 @@ impl<'a> Recorder<'a> {
         header.tid = self.tid;
         header.site = SITES.iter().position(|(k, _)| *k == kind).unwrap_or(0) as u32;
         header.comm = self.comm;
-        fill(&mut event);
         self.seq = self.seq.wrapping_add(1);
         self.batch.events.push(event);
     }
@@ -238,6 +241,7 @@ impl Observer for Recorder<'_> {
             }
             Note::ReadRefused(mm, vma) => self.vma(arena, Kind::VmaReadRefused, mm, vma, None),
             Note::ReadReleasing(mm, vma, true) => self.vma(arena, Kind::VmaReadRelease, mm, vma, None),
+            Note::ReadReleasing(mm, vma, false) => self.vma(arena, Kind::VmaReadTemporary, mm, vma, None),
             Note::ReadFailed(mm, Slot(slot)) => self.push(Kind::VmaReadFail, |event| {
                 event.body.mm = mm_address(mm);
                 event.body.vm_start = range_start(slot);
@@ -248,7 +252,7 @@ impl Observer for Recorder<'_> {
             Note::WriteFailed(mm, vma) => self.vma(arena, Kind::VmaWriteFail, mm, vma, None),
             Note::Detached(mm, vma) => self.vma(arena, Kind::VmaDetach, mm, vma, None),
             // The kernel has no such places.
-            Note::SeemsWriteLocked(..) | Note::ReadReleasing(_, _, false) | Note::ReadReleased(..) => {}
+            Note::SeemsWriteLocked(..) | Note::ReadReleased(..) => {}
         }
     }
 }

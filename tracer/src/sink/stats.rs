@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tracer_common::wire::Reason;
 
+use crate::check::accounting::Accounting;
 use crate::info::{Losses, SourceInfo, UnseenInfo};
 use crate::order::Order;
 use crate::sink::address::Addresses;
@@ -29,6 +30,8 @@ pub struct Inputs<'a> {
     pub engine: &'a Engine,
     /// After its `finish`.
     pub order: &'a Order,
+    /// After its `finish`; without it nothing is said of it.
+    pub accounting: Option<&'a Accounting>,
     /// At the end.
     pub losses: &'a Losses,
     /// Whether the stream came to its end on purpose.
@@ -91,6 +94,8 @@ pub struct Report {
     pub unseen: Vec<UnseenInfo>,
     /// What should not be.
     pub anomalies: Anomalies,
+    /// Whether every observed `vm_refcnt` is what is known of its VMA; `null` where readers are not counted.
+    pub accounting: Option<AccountingReport>,
     /// What had to be forgotten to stay within bounds.
     pub aged: AgedReport,
 }
@@ -552,6 +557,56 @@ pub struct AnomalyReport {
     pub held_since_ns: Option<u64>,
 }
 
+/// Observed counts: `checked = closed + open`.
+#[derive(Clone, Debug, Serialize)]
+pub struct AccountingReport {
+    /// All.
+    pub checked: u64,
+    /// Equal to what is known, within what concurrency allows: the sum of the next two.
+    pub closed: u64,
+    /// Equal to what was known at that moment.
+    pub closed_exact: u64,
+    /// Explained by operations in flight.
+    pub closed_concurrent: u64,
+    /// Neither.
+    pub open: u64,
+    /// Why, those that occurred.
+    pub open_by_reason: BTreeMap<&'static str, u64>,
+    /// The first open ones.
+    pub first: Vec<OpenCaseReport>,
+}
+
+/// One count that is not accounted for.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenCaseReport {
+    /// Why.
+    pub reason: &'static str,
+    /// When it was read at the latest (`CLOCK_MONOTONIC`).
+    pub ts_ns: u64,
+    /// The event that read it.
+    pub kind: &'static str,
+    /// CPU.
+    pub cpu: u16,
+    /// The event's number on its CPU.
+    pub seq: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Command name.
+    pub comm: String,
+    /// Address space.
+    pub mm: Option<String>,
+    /// VMA.
+    pub vma: Option<String>,
+    /// The kernel function or tracepoint of the event.
+    pub site: Option<String>,
+    /// The count.
+    pub vm_refcnt: u32,
+    /// Readers that were certainly inside.
+    pub definite: u32,
+    /// Further ones that may have been.
+    pub possible: u32,
+}
+
 /// What had to be forgotten.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct AgedReport {
@@ -619,6 +674,7 @@ impl Report {
             own: CountersReport::new(&engine.own_tasks()),
             unseen: info.unseen.clone(),
             anomalies: collect::anomalies(inputs),
+            accounting: collect::accounting(inputs),
             aged: AgedReport {
                 tasks: aged.tasks.0,
                 vmas: aged.vmas.0,

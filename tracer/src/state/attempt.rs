@@ -11,7 +11,8 @@ const EAGAIN: u16 = 11;
 impl Engine {
     /// One try met a VMA that it may not have, without having raised its count. The walk may go on.
     pub(super) fn vma_read_refused(&mut self, t: u32, event: &Event) {
-        self.vma_of(event);
+        // The task has no hold on that VMA, so what it read of it, its mm above all, may be of a moment that has
+        // passed, or of a VMA in the making: no news of it.
         let mut reason = reason_of(event);
         self.totals.refused[reason as usize] += 1;
         self.totals.read_misses += u64::from(reason == Reason::Detached);

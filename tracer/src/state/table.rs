@@ -59,6 +59,17 @@ impl<V: Idle> Table<V> {
         Some(at)
     }
 
+    /// The slot with that key and its value, without being noted as used.
+    #[inline]
+    pub(super) fn peek_slot(&self, key: u64) -> Option<(u32, &V)> {
+        let at = if self.last.0 == key && self.last.1 != u32::MAX {
+            self.last.1
+        } else {
+            *self.index.get(&key)?
+        };
+        Some((at, &self.slots[at as usize].value))
+    }
+
     /// The value with that key, without being noted as used.
     pub(super) fn peek(&self, key: u64) -> Option<&V> {
         self.index.get(&key).map(|&at| &self.slots[at as usize].value)

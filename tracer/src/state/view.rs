@@ -115,6 +115,79 @@ impl Engine {
     }
 }
 
+/// One VMA, as a check of every event sees it.
+pub(crate) struct VmaEntry<'a> {
+    engine: &'a Engine,
+    vma: &'a Vma,
+    read_by_current: bool,
+    /// Address of the `vm_area_struct`.
+    pub(crate) address: u64,
+    /// A small number that it keeps while it is remembered.
+    pub(crate) slot: u32,
+}
+
+impl Engine {
+    /// A small number for the task of the latest event, which it keeps while it is remembered.
+    #[inline]
+    pub(crate) fn current_task(&self) -> u32 {
+        self.current
+    }
+
+    /// The state of knowledge: another number after each gap, never 0.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    #[inline]
+    pub(crate) fn vma_entry(&self, address: u64) -> Option<VmaEntry<'_>> {
+        let (slot, vma) = self.vmas.peek_slot(address)?;
+        let current = self.key(self.current);
+        Some(VmaEntry {
+            engine: self,
+            vma,
+            read_by_current: vma.readers.contains(&current),
+            address,
+            slot,
+        })
+    }
+}
+
+impl VmaEntry<'_> {
+    /// Tasks that hold it for reading, surely or not.
+    #[inline]
+    pub(crate) fn readers(&self) -> u32 {
+        u32::try_from(self.vma.readers.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the task of the latest event is one of them.
+    #[inline]
+    pub(crate) fn is_read_by_current(&self) -> bool {
+        self.read_by_current
+    }
+
+    #[inline]
+    pub(crate) fn is_detached(&self) -> bool {
+        self.vma.detached
+    }
+
+    /// Whether a writer keeps readers out, or waits for them.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.vma.waiting_writer.is_some()
+    }
+
+    /// Its readers by slot, and whether each has surely held it since that time at the latest.
+    pub(crate) fn readers_since(&self, ts_ns: u64) -> impl Iterator<Item = (u32, bool)> + '_ {
+        let engine = self.engine;
+        self.vma.readers.iter().filter_map(move |&key| {
+            let (t, task) = engine.tasks.peek_slot(u64::from(key))?;
+            let hold = &task.holds[task.read_of(self.address)?];
+            let surely = engine.now(hold.certainty, hold.epoch) <= Provenance::Derived;
+            Some((t, surely && hold.since_ns <= ts_ns))
+        })
+    }
+}
+
 impl<'a> TaskView<'a> {
     /// Identity, time of the latest event, counters.
     pub fn task(&self) -> &'a Task {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tracer_common::wire::{Kind, Provenance, Reason};
+use tracer_common::wire::{Event, Kind, Provenance, Reason};
 
 use super::{
-    Anomalies, AnomalyReport, BalanceReport, CountersReport, CpuReport, Events, FailureReport, HoldReport,
-    Inputs, MOST_TEMPORARY, MmReport, Odd, SuretyReport, TaskReport, TemporaryReport, VmaReport, WaitReport,
-    by_lock_name, name,
+    AccountingReport, Anomalies, AnomalyReport, BalanceReport, CountersReport, CpuReport, Events,
+    FailureReport, HoldReport, Inputs, MOST_TEMPORARY, MmReport, Odd, OpenCaseReport, SuretyReport,
+    TaskReport, TemporaryReport, VmaReport, WaitReport, by_lock_name, name,
 };
+use crate::check::accounting::{Case, OpenReason};
 use crate::sink::address::Addresses;
 use crate::sink::text;
 use crate::state::{AnomalyKind, Engine, Hold, Lock, TaskView, Wait};
@@ -224,12 +225,7 @@ pub(super) fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
         comm: text::comm(&anomaly.event.header.comm).into_owned(),
         mm: anomaly.event.mm().and_then(|mm| name(inputs.addresses, mm)),
         vma: anomaly.event.vma().and_then(|vma| name(inputs.addresses, vma)),
-        site: inputs
-            .info
-            .sites
-            .get(anomaly.event.header.site as usize)
-            .map(|site| site.function.clone())
-            .filter(|function| !function.is_empty()),
+        site: site(inputs, &anomaly.event),
         held_since_ns: anomaly
             .hold
             .filter(|start| start.provenance != Provenance::Unknown)
@@ -246,4 +242,48 @@ pub(super) fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
             .collect(),
         first: inputs.engine.anomalies().iter().map(one).collect(),
     }
+}
+
+/// Where an event was seen: the instruction, or else the function.
+fn site(inputs: &Inputs<'_>, event: &Event) -> Option<String> {
+    let site = inputs.info.sites.get(event.header.site as usize)?;
+    let place = if site.place.is_empty() {
+        &site.function
+    } else {
+        &site.place
+    };
+    (!place.is_empty()).then(|| place.clone())
+}
+
+pub(super) fn accounting(inputs: &Inputs<'_>) -> Option<AccountingReport> {
+    let accounting = inputs.accounting.filter(|accounting| accounting.applies())?;
+    let totals = accounting.totals();
+    let one = |case: &Case| OpenCaseReport {
+        reason: case.reason.name(),
+        ts_ns: case.event.header.ts_ns,
+        kind: case.event.kind.name(),
+        cpu: case.event.header.cpu,
+        seq: case.event.header.seq,
+        tid: case.event.header.tid,
+        comm: text::comm(&case.event.header.comm).into_owned(),
+        mm: case.event.mm().and_then(|mm| name(inputs.addresses, mm)),
+        vma: case.event.vma().and_then(|vma| name(inputs.addresses, vma)),
+        site: site(inputs, &case.event),
+        vm_refcnt: case.event.body.vm_refcnt,
+        definite: case.definite,
+        possible: case.possible,
+    };
+    Some(AccountingReport {
+        checked: totals.checked,
+        closed: totals.closed_exact + totals.closed_concurrent,
+        closed_exact: totals.closed_exact,
+        closed_concurrent: totals.closed_concurrent,
+        open: totals.open,
+        open_by_reason: OpenReason::ALL
+            .iter()
+            .map(|&reason| (reason.name(), totals.open_by_reason[reason as usize]))
+            .filter(|&(_, count)| count > 0)
+            .collect(),
+        first: accounting.cases().iter().map(one).collect(),
+    })
 }

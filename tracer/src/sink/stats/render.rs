@@ -42,6 +42,7 @@ pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     page.mms(report)?;
     page.cpus(report)?;
     page.unseen(report)?;
+    page.accounting(report)?;
     page.anomalies(report)
 }
 
@@ -346,6 +347,43 @@ impl<W: Write> Page<'_, W> {
             writeln!(self.out, "{} in {}:", unseen.operation, unseen.function)?;
             for line in wrap(&unseen.reason, 76) {
                 writeln!(self.out, "    {line}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn accounting(&mut self, report: &Report) -> io::Result<()> {
+        let Some(accounting) = report.accounting.as_ref().filter(|all| all.checked > 0) else {
+            return Ok(());
+        };
+        self.heading("ACCOUNTING: each observed vm_refcnt against what is known of its VMA")?;
+        let part = 100.0 * accounting.closed as f64 / accounting.checked as f64;
+        // Rounded down, so that what is not all is never shown as all.
+        let part = (part * 1000.0).floor() / 1000.0;
+        writeln!(
+            self.out,
+            "{} checked, {} closed ({part:.3} %): {} exactly, {} by operations in flight",
+            count(accounting.checked),
+            count(accounting.closed),
+            count(accounting.closed_exact),
+            count(accounting.closed_concurrent)
+        )?;
+        for (reason, number) in &accounting.open_by_reason {
+            writeln!(self.out, "open: {reason:<22}{:>12}", count(*number))?;
+        }
+        for case in accounting.first.iter().take(5) {
+            let line = format!(
+                "  {} at {} ns: {} by {} read {:#x}, {} to {} readers known",
+                case.reason,
+                case.ts_ns,
+                case.kind,
+                case.tid,
+                case.vm_refcnt,
+                case.definite,
+                case.definite + case.possible
+            );
+            for (at, line) in wrap(&line, 76).iter().enumerate() {
+                writeln!(self.out, "{}{line}", if at == 0 { "  " } else { "    " })?;
             }
         }
         Ok(())

@@ -1,0 +1,3 @@
+//! Checks of what was seen, beside the engine: pure, like it.
+
+pub mod accounting;
