@@ -112,9 +112,10 @@ impl Pending {
             return 0;
         };
         // They are in the order of time, and those who come late enough to explain many are few.
-        let mut kept = queue.waits.partition_point(|wait| wait.ts_ns() < since_ns);
+        let from = queue.waits.partition_point(|wait| wait.ts_ns() < since_ns);
         let before = queue.waits.len();
-        for at in kept..before {
+        let mut kept = from;
+        for at in from..before {
             look(&mut queue.waits[at]);
             if !queue.waits[at].demand.is_met() {
                 queue.waits.swap(kept, at);
