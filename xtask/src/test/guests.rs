@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
-use super::{cost_checks, tracer_checks, vm_checks};
+use super::{cost_checks, tracer_checks, vm_checks, watch_checks};
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
 use crate::{ui, ws};
@@ -185,7 +185,10 @@ fn jobs(only: &str) -> Vec<Job> {
     let mut jobs = Vec::new();
     for kernel in all {
         let scenarios = vm_checks::SCENARIOS.iter().chain(tracer_checks::SCENARIOS);
-        for scenario in scenarios.chain(cost_checks::SCENARIOS) {
+        let scenarios = scenarios
+            .chain(cost_checks::SCENARIOS)
+            .chain(watch_checks::SCENARIOS);
+        for scenario in scenarios {
             let runs = match scenario.on {
                 On::All => true,
                 On::These(names) => names.contains(&kernel),

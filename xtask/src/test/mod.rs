@@ -6,6 +6,7 @@ mod libtest;
 mod report;
 mod tracer_checks;
 mod vm_checks;
+mod watch_checks;
 
 use std::fs;
 use std::process::{Command, ExitCode};

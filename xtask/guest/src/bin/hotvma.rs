@@ -3,6 +3,8 @@
 //! Maps it, writes what and where it is to `DIR/hot` (process, address, length; decimal), waits for `DIR/go`, lets each
 //! thread write to its pages for the first time, writes the number of touches to `DIR/done`, and waits for `DIR/quit`
 //! before it unmaps the VMA and ends.
+//!
+//! `hotvma --slot`: takes one hardware breakpoint of CPU 0 and keeps it until it is killed.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,6 +15,15 @@ const PAGE: usize = 4096;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["--slot"] {
+        return match slot() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("hotvma: no breakpoint: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let [dir, threads, pages] = words.as_slice() else {
         eprintln!("hotvma: wants a folder, threads, and pages for each");
         return ExitCode::from(2);
@@ -90,6 +101,29 @@ fn map(len: usize) -> io::Result<usize> {
         return Err(io::Error::last_os_error());
     }
     Ok(start as usize)
+}
+
+/// Watches a byte of its own, which nobody writes to.
+fn slot() -> io::Result<()> {
+    // `struct perf_event_attr`: type and size, then words; a breakpoint that is off, and its address and length.
+    const BREAKPOINT: u64 = 5;
+    const SIZE: u64 = 112;
+    const WRITE: u64 = 2;
+    static BYTE: u8 = 0;
+    let mut attr = [0_u64; SIZE as usize / 8];
+    attr[0] = BREAKPOINT | SIZE << 32;
+    attr[5] = 1;
+    attr[6] = WRITE << 32;
+    attr[7] = &raw const BYTE as u64;
+    attr[8] = 1;
+    // SAFETY: the structure is as long as it says, and lives until the call returns.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    loop {
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 fn touch(address: usize) {
