@@ -115,8 +115,9 @@ impl Engine {
                 | Kind::LockdepAcquire
                 | Kind::LockdepRelease
         );
-        if !goes_on {
-            self.tasks[t].attempt = None;
+        let task = &mut self.tasks[t];
+        if task.attempt.is_some() && !goes_on {
+            task.attempt = None;
         }
     }
 

@@ -170,7 +170,8 @@ pub struct Task {
     pub(super) retry: Option<Retry>,
     pub(super) open_put: Option<OpenPut>,
     pub(super) attempt: Option<Attempt>,
-    pub(super) tentative: Small<Tentative, 2>,
+    /// Empty, and without memory, where lockdep is no source.
+    pub(super) tentative: Vec<Tentative>,
     /// The latest event gave this VMA back; it may be seen to do so at another place as well.
     pub(super) echo: Option<u64>,
     /// The state of knowledge in which it was last known to hold no VMA for reading but those listed.
