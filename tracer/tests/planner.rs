@@ -317,7 +317,10 @@ fn on_stock_kernels_no_release_goes_by_unseen_and_only_nokprobe_makes_one_derive
             .unseen
             .iter()
             .filter(|unseen| !unseen.operation.starts_with("vma_read_re"));
-        assert!(else_lost.count() <= usize::from(*kernel == "6.12"), "{kernel}");
+        assert!(
+            else_lost.count() <= if *kernel == "6.12" { 2 } else { 0 },
+            "{kernel}"
+        );
         if kernel.starts_with('7') {
             assert_eq!(plan.unseen, [], "{kernel}");
         }
@@ -337,11 +340,9 @@ fn on_a_lockdep_kernel_that_plays_a_stock_one_breakpoints_fill_the_holes() {
         .map(|point| plan.sites[point.site as usize].function.as_str())
         .collect();
     assert!(functions.contains(&"maybe_unlock_mmap_for_io"), "{functions:?}");
-    let unseen = plan
-        .unseen
-        .iter()
-        .filter(|unseen| unseen.operation != "vma_read_refused");
-    assert_eq!(unseen.count(), 0);
+    // Refusals that go on at one instruction share the last one.
+    assert_eq!(functions.len(), 4);
+    assert_eq!(plan.unseen, []);
 }
 
 /// Of each pair of raising and lowering a count, exactly one side decides what it is: a put whose get nobody reports
