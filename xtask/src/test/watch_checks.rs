@@ -1,13 +1,16 @@
 //! What `tracer watch` must get right on real kernels: it is what the other commands are measured by.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::agreement::{self, Agreement};
 use super::guests::{Ctx, Evidence, On, Scenario, expect};
 use crate::vm::Outcome;
+use crate::{ui, ws};
 
 /// Kernels whose lock is a reference count.
 const REFCOUNT: On = On::These(&[
@@ -38,6 +41,28 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             ("each-task-gives-back-what-it-took", each_task_gives_back),
             ("detaching-ends-it", detaching_ends_it),
             ("both-fields-are-watched", both_fields),
+            ("kernel-is-content", Evidence::kernel_is_content),
+        ],
+    },
+    Scenario {
+        name: "watch-beside-record",
+        on: REFCOUNT,
+        boot: |ctx| {
+            let mut guest = ctx.guest();
+            guest.smp = 4;
+            guest.timeout = Duration::from_secs(240);
+            guest.sh(&format!(
+                "{FUNCTIONS}
+                 hot 3 200 3
+                 tracer record -o /out/a.rec -p $pid 2> /out/record.err & r=$!; wait_for /out/a.rec; sleep 1
+                 watch it; go; kill -INT $t; ended it; sleep 0.3; kill -INT $r; wait $r; echo > /tmp/h/quit; wait $w"
+            ))
+        },
+        checks: &[
+            (
+                "the-engine-tells-the-same-change-by-change",
+                agrees_with_the_engine,
+            ),
             ("kernel-is-content", Evidence::kernel_is_content),
         ],
     },
@@ -119,7 +144,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 /// Starts what is watched, and the watch; waits until both stand.
 const FUNCTIONS: &str = "
     wait_for() { i=0; while ! test -s $1; do sleep 0.1; i=$((i+1)); test $i -lt 600 || exit 9; done; }
-    hot() { rm -rf /tmp/h; mkdir /tmp/h; hotvma /tmp/h $1 $2 & w=$!; wait_for /tmp/h/hot; read pid addr len < /tmp/h/hot; }
+    hot() { rm -rf /tmp/h; mkdir /tmp/h; hotvma /tmp/h $1 $2 ${3:-0} & w=$!; wait_for /tmp/h/hot; read pid addr len < /tmp/h/hot; }
     watch() { out=$1; shift; tracer watch -p $pid -a $addr --json $* > /out/$out.jsonl 2> /out/$out.err & t=$!; wait_for /out/$out.jsonl; }
     go() { echo > /tmp/h/go; wait_for /tmp/h/done; sleep 0.3; }
     ended() { wait $t; echo $? > /out/$1.code; }
@@ -309,6 +334,39 @@ fn detaching_ends_it(e: &Evidence) -> Result<()> {
         .filter(|line| line["field"] == "vm_lock_seq" && line["operation"] == "writer_mark");
     ensure!(marks.count() > 0, "no write to vm_lock_seq");
     Ok(())
+}
+
+fn agrees_with_the_engine(e: &Evidence) -> Result<()> {
+    e.succeeded()?;
+    let watched = lines(e, "it")?;
+    for what in ["/lost/dropped", "/lost/held_back", "/order/broken"] {
+        expect(what, &end(&watched, what)?, &0)?;
+    }
+    // The recording's probes sit on some of the very instructions, which then run from copies.
+    let copied = changes(&watched)
+        .filter(|change| change["kprobe"] == true)
+        .count();
+    let unknown = changes(&watched).find(|change| change["operation"] == "unknown");
+    ensure!(unknown.is_none(), "a change without a name: {unknown:?}");
+    let text = ws::capture(
+        Command::new(e.ctx.program("tracer")?)
+            .args(["export", "-f", "jsonl", "-o", "-"])
+            .arg(e.ctx.out().join("a.rec")),
+    )?;
+    let recorded = text
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+        .collect::<Result<Vec<Value>>>()?;
+    let Agreement {
+        changes,
+        tasks,
+        median_ns,
+        worst_ns,
+    } = agreement::compare(&watched, &recorded)?;
+    ui::line(&format!(
+        "       {changes} changes by {tasks} tasks ({copied} under a kprobe), told alike; times apart by {median_ns} ns in the middle, {worst_ns} ns at most"
+    ));
+    expect("tasks", &tasks, &3)
 }
 
 fn both_fields(e: &Evidence) -> Result<()> {

@@ -1,7 +1,7 @@
-//! `hotvma DIR THREADS PAGES`: one VMA that nothing else touches, for whoever watches its lock.
+//! `hotvma DIR THREADS PAGES [ROUNDS]`: one VMA that nothing else touches, for whoever watches its lock.
 //!
 //! Maps it, writes what and where it is to `DIR/hot` (process, address, length; decimal), waits for `DIR/go`, lets each
-//! thread write to its pages for the first time, writes the number of touches to `DIR/done`, and waits for `DIR/quit`
+//! thread write to its pages for the first time, and ROUNDS times more after giving each back (`MADV_DONTNEED`), writes the number of touches to `DIR/done`, and waits for `DIR/quit`
 //! before it unmaps the VMA and ends.
 //!
 //! `hotvma --slot`: takes one hardware breakpoint of CPU 0 and keeps it until it is killed.
@@ -24,15 +24,18 @@ fn main() -> ExitCode {
             }
         };
     }
-    let [dir, threads, pages] = words.as_slice() else {
-        eprintln!("hotvma: wants a folder, threads, and pages for each");
+    let (dir, numbers) = words.split_first().unzip();
+    let numbers: Vec<usize> = numbers
+        .into_iter()
+        .flatten()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let (Some(dir), &[threads, pages, ref rounds @ ..]) = (dir, numbers.as_slice()) else {
+        eprintln!("hotvma: wants a folder, threads, pages for each, and perhaps rounds");
         return ExitCode::from(2);
     };
-    let (Ok(threads), Ok(pages)) = (threads.parse(), pages.parse()) else {
-        eprintln!("hotvma: {threads} and {pages} are to be numbers");
-        return ExitCode::from(2);
-    };
-    match run(Path::new(dir), threads, pages) {
+    let rounds = rounds.first().copied().unwrap_or(0);
+    match run(Path::new(dir), threads, pages, rounds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hotvma: {error}");
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(dir: &Path, threads: usize, pages: usize) -> io::Result<()> {
+fn run(dir: &Path, threads: usize, pages: usize, rounds: usize) -> io::Result<()> {
     // Nothing can grow into it: a page without access stands on either side. Its own first page is touched before,
     // so that what a VMA needs but once is there.
     let len = (threads * pages + 1) * PAGE;
@@ -67,9 +70,16 @@ fn run(dir: &Path, threads: usize, pages: usize) -> io::Result<()> {
             let (dir, first) = (dir.to_owned(), start + PAGE * (1 + index));
             thread::spawn(move || {
                 wait(&dir.join("go"));
-                for page in 0..pages {
-                    // Neighbours belong to different threads.
-                    touch(first + page * threads * PAGE);
+                for round in 0..=rounds {
+                    for page in 0..pages {
+                        // Neighbours belong to different threads.
+                        let page = first + page * threads * PAGE;
+                        if round > 0 {
+                            // SAFETY: the page is ours, and what is in it does not matter.
+                            unsafe { libc::madvise(page as *mut _, PAGE, libc::MADV_DONTNEED) };
+                        }
+                        touch(page);
+                    }
                 }
             })
         })
@@ -78,7 +88,10 @@ fn run(dir: &Path, threads: usize, pages: usize) -> io::Result<()> {
     for worker in workers {
         worker.join().map_err(|_| io::Error::other("a thread failed"))?;
     }
-    fs::write(dir.join("done.new"), format!("{}\n", threads * pages))?;
+    fs::write(
+        dir.join("done.new"),
+        format!("{}\n", threads * pages * (1 + rounds)),
+    )?;
     fs::rename(dir.join("done.new"), dir.join("done"))?;
     wait(&dir.join("quit"));
     // SAFETY: nobody uses it any more.
