@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Sites;
 
 /// Changes whenever the matcher or its output does.
-const VERSION: u32 = 2;
+const VERSION: u32 = 4;
 const MAGIC: &str = "tracer-sites";
 /// Nothing that we wrote is larger.
 const MAX_LEN: u64 = 64 << 20;

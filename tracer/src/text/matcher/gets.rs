@@ -444,6 +444,12 @@ impl Search<'_> {
         let mut failures = Vec::new();
         for to in targets {
             let own: Vec<&Exit> = exits.iter().filter(|exit| exit.to == to).collect();
+            let refused = own.iter().any(|exit| exit.reason != Reason::NoVma);
+            if refused && self.is_patchable(self.flow.blocks[to].first) {
+                // No kprobe may stand where the kernel switches a branch on and off: then at what leads there.
+                failures.extend(own.iter().map(|exit| self.failure_at_branch(exit, vma)));
+                continue;
+            }
             let from: Vec<usize> = own.iter().map(|exit| exit.from).collect();
             let mut reasons: Vec<Reason> = own.iter().map(|exit| exit.reason).collect();
             reasons.sort_unstable();
@@ -466,6 +472,27 @@ impl Search<'_> {
             });
         }
         failures
+    }
+
+    /// Whether an instruction looks like a branch that the kernel has switched off.
+    fn is_patchable(&self, i: usize) -> bool {
+        let code = &self.flow.code[i];
+        code.mnemonic() == Mnemonic::Nop && matches!(code.len(), 2 | 5)
+    }
+
+    /// A failure as seen by the branch that goes there if the try fails, and on if it does not.
+    fn failure_at_branch(&mut self, exit: &Exit, vma: Value) -> Failure {
+        let branch = self.flow.blocks[exit.from].end - 1;
+        Failure {
+            joins: None,
+            spot: self.spot(branch, vma, true),
+            reasons: vec![exit.reason],
+            branches: vec![self.flow.code[branch].ip()],
+            temporary: exit.temporary,
+            put: self
+                .straight_to_put(exit.to, vma)
+                .map(|at| self.flow.code[at].ip()),
+        }
     }
 
     /// The block that this one leads to, if it does little before that and others lead there, too.
