@@ -463,7 +463,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         elsewhere: &elsewhere,
     });
     let start = Instant::now();
-    live.stop();
+    drop(live);
     log::info!("detached in {} ms", start.elapsed().as_millis());
     let mut out = io::stdout().lock();
     if args.json {

@@ -1,9 +1,10 @@
 //! Loads and attaches a plan. Each probe by itself: one that fails is a line in `doctor`, not a failed start.
 
 use std::collections::HashMap;
+use std::io::IsTerminal as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
 use anyhow::Context as _;
@@ -487,14 +488,31 @@ pub fn enable(ebpf: &mut Ebpf, on: bool) -> anyhow::Result<()> {
     map.set(0, u32::from(on), 0).context("cannot switch the probes")
 }
 
-/// Detaches everything: instructions many at a time, programs one after the other, both side by side.
+/// Detaches everything: instructions many at a time, programs one after the other, both side by side. The kernel
+/// waits for some ticks for each instruction, one after the other: some two seconds for all of a 7.3.
 pub fn detach(attached: &mut Attached) {
     let instructions = mem::take(&mut attached.instructions);
+    let (done, wait) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        scope.spawn(|| drop(instructions));
+        scope.spawn(move || {
+            if wait.recv_timeout(DETACH_IN_SILENCE) == Err(mpsc::RecvTimeoutError::Timeout)
+                && io::stderr().is_terminal()
+            {
+                eprint!("tracer: all is written; waiting for the kernel to take the probes down …");
+                let _ = wait.recv();
+                eprint!("\r\x1b[K");
+            }
+        });
+        let instructions = scope.spawn(|| drop(instructions));
         detach_programs(&mut attached.ebpf);
+        // A panic in there was shown, and all is closed in any case.
+        let _ = instructions.join();
+        drop(done);
     });
 }
+
+/// How long detaching may take before somebody at a terminal is told.
+const DETACH_IN_SILENCE: Duration = Duration::from_secs(1);
 
 fn detach_programs(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {

@@ -193,6 +193,12 @@ impl Live {
     }
 }
 
+impl Drop for Live {
+    fn drop(&mut self) {
+        attach::detach(&mut self.attached);
+    }
+}
+
 impl Source for Live {
     fn info(&self) -> &SourceInfo {
         &self.info
@@ -235,7 +241,8 @@ impl Source for Live {
         })
     }
 
-    /// Detaches all probes.
+    /// Lets the probes make no more events. They are detached when this is dropped, which takes longer: whoever
+    /// writes to a file or a screen is through with it by then.
     fn stop(&mut self) {
         if !self.stopped {
             if let Err(error) = attach::enable(&mut self.attached.ebpf, false) {
@@ -251,7 +258,6 @@ impl Source for Live {
                     log::warn!("what the kernel skipped cannot be told: {error:?}");
                 }
             }
-            attach::detach(&mut self.attached);
             self.stopped = true;
         }
     }
