@@ -384,8 +384,20 @@ impl Sites {
     }
 
     /// The same sites where `_text` is elsewhere. None if these symbols are not that kernel's.
-    pub(super) fn moved_to(mut self, base: u64, symbols: &Symbols) -> Option<Self> {
+    pub(super) fn moved_to(self, base: u64, symbols: &Symbols) -> Option<Self> {
         let by = base.wrapping_sub(self.text_base);
+        let mut moved = self.moved_by(by);
+        for spot in moved.sites.iter_mut().flat_map(FoundSite::spots_mut) {
+            let symbol = &symbols.all()[symbols.containing(spot.address)?];
+            if symbols.name(symbol) != spot.symbol || symbol.address + spot.offset != spot.address {
+                return None;
+            }
+        }
+        Some(moved)
+    }
+
+    /// The same sites where all is so many bytes further on.
+    pub(super) fn moved_by(mut self, by: u64) -> Self {
         for site in &mut self.sites {
             site.ftrace_entry = site.ftrace_entry.map(|at| at.wrapping_add(by));
             for failure in &mut site.failures {
@@ -396,17 +408,13 @@ impl Sites {
             }
             for spot in site.spots_mut() {
                 spot.address = spot.address.wrapping_add(by);
-                let symbol = &symbols.all()[symbols.containing(spot.address)?];
-                if symbols.name(symbol) != spot.symbol || symbol.address + spot.offset != spot.address {
-                    return None;
-                }
             }
         }
         for odd in &mut self.unrecognised {
             odd.address = odd.address.wrapping_add(by);
         }
-        self.text_base = base;
-        Some(self)
+        self.text_base = self.text_base.wrapping_add(by);
+        self
     }
 
     /// Adds what was found elsewhere.

@@ -1,6 +1,7 @@
 //! Where functions begin and end, from kallsyms.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use super::TextError;
@@ -47,6 +48,24 @@ impl Symbols {
     pub fn read(path: &Path) -> Result<Self, TextError> {
         let bytes = fs::read(path).map_err(|error| TextError::unreadable(path, &error))?;
         Self::parse(&bytes)
+    }
+
+    /// Where `_text` is, from the first lines of such a file; `None` also if addresses are hidden.
+    pub(super) fn text_only(path: &Path) -> Option<u64> {
+        let mut lines = BufReader::new(fs::File::open(path).ok()?);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if lines.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let mut words = line.split_ascii_whitespace();
+            if let (Some(address), _, Some("_text")) = (words.next(), words.next(), words.next()) {
+                return u64::from_str_radix(address, 16)
+                    .ok()
+                    .filter(|&address| address != 0);
+            }
+        }
     }
 
     /// Parses the same.
