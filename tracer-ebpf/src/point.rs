@@ -192,9 +192,28 @@ fn reason(entry: &SiteEntry, vma: u64, believed: bool, fields: &Fields) -> Reaso
         Reason::WriterWaiting
     } else if counted && may(Reason::ReaderLimit) && count >= VM_REFCNT_LIMIT {
         Reason::ReaderLimit
+    } else if may(Reason::AddressMoved) && no_other(entry) && !was_just_write_locked(fields) {
+        Reason::AddressMoved
     } else {
         Reason::Unknown
     }
+}
+
+/// Whether all reasons but a moved address have been ruled out by now.
+#[inline(always)]
+fn no_other(entry: &SiteEntry) -> bool {
+    let mut ruled_out = Reason::AddressMoved.bit() | Reason::WriteLocked.bit();
+    if entry.shared & SiteEntry::OWN_MM != 0 {
+        ruled_out |= Reason::Recycled.bit();
+    }
+    entry.reasons & !ruled_out == 0
+}
+
+/// Whether the VMA's last write lock was ended by the last change of its mm's sequence number: then it may have been
+/// write-locked when the task looked.
+#[inline(always)]
+fn was_just_write_locked(fields: &Fields) -> bool {
+    fields.body.vm_lock_seq.wrapping_add(1) == fields.body.mm_lock_seq
 }
 
 /// The only reason in a set.

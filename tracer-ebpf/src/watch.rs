@@ -154,7 +154,9 @@ pub(crate) fn watch_change(ctx: PerfEventContext) -> u32 {
             (WATCH_STACK * 8) as u32,
             0,
         ) as i32;
-        WATCH_EVENTS.output(&ctx, &*event, 0);
+        // A reference, and not the value, which would not fit on the stack.
+        let event: &WatchEvent = &*event;
+        WATCH_EVENTS.output(&ctx, event, 0);
     }
     0
 }

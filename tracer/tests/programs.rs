@@ -13,6 +13,8 @@ const ALLOWED: &[(i32, &str, &str)] = &[
     (1, "bpf_map_lookup_elem", "takes no lock"),
     (5, "bpf_ktime_get_ns", "reads a clock"),
     (8, "bpf_get_smp_processor_id", "reads a register"),
+    (35, "bpf_get_current_task", "reads a register"),
+    (174, "bpf_get_attach_cookie", "reads what was given at the attach"),
     (14, "bpf_get_current_pid_tgid", "reads the current task"),
     (16, "bpf_get_current_comm", "copies the current task's name"),
     (
@@ -104,6 +106,7 @@ fn events_go_out_through_one_ring_and_nothing_else() {
         "INFLIGHT",
         "NOTES",
         "PIDS",
+        "POINTS",
         "SITES",
         "TIDS",
         "WATCH_EVENTS",
