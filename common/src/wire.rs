@@ -12,12 +12,14 @@
 mod decode;
 mod event;
 mod kind;
+mod lockdep;
 mod reason;
 mod watch;
 
 pub use decode::{DecodeError, decode};
 pub use event::{Event, Provenance};
 pub use kind::{BODY_MMAP, BODY_VMA, Body, Kind};
+pub use lockdep::{CODE_PERIOD, acquire_arg, release_arg};
 pub use reason::Reason;
 pub use watch::{WATCH_AFTER, WATCH_BEFORE, WATCH_STACK, WatchEvent, WatchFound, WatchRuns, WatchTarget};
 

@@ -24,6 +24,7 @@ mod filter;
 mod follow;
 mod inflight;
 mod kread;
+mod lockdep;
 mod mmap;
 mod point;
 mod vma;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_common::wire::Kind;
 
+use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::sim::SimArgs;
@@ -74,6 +75,9 @@ pub enum Command {
     /// Where the operations of the lock are inlined in the kernel's text.
     #[command(hide = true)]
     Sites(SitesArgs),
+    /// Compares a recording made with --truth with what lockdep says in it.
+    #[command(hide = true)]
+    Judge(JudgeArgs),
     /// Completions for a shell, on standard output.
     #[command(after_help = "Example:\n  tracer completions bash > /etc/bash_completion.d/tracer")]
     Completions {
@@ -162,6 +166,7 @@ impl Command {
             Self::Model(_) => "model",
             Self::Sim(_) => "sim",
             Self::Sites(_) => "sites",
+            Self::Judge(_) => "judge",
             Self::Completions { .. } => "completions",
         }
     }

@@ -35,7 +35,7 @@ use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::state::{Engine, Meta};
-use crate::{model, sim, text, watch};
+use crate::{judge, model, sim, text, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -43,6 +43,8 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// Wrong usage.
 const USAGE: u8 = 2;
+/// A violation was found.
+const VIOLATION: u8 = 3;
 /// Not permitted, or not possible on this kernel.
 const IMPOSSIBLE: u8 = 4;
 
@@ -91,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Sim(args)) => sim::run(&args),
         Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),
+        Some(Command::Judge(args)) => Ok(if judge::run(&args)? { DONE } else { VIOLATION }),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut io::stdout());
             Ok(DONE)

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commands;
 pub mod doctor;
 pub mod info;
+pub mod judge;
 pub mod kernel;
 pub mod live_setup;
 pub mod logger;

@@ -6,6 +6,7 @@
 pub mod attach;
 mod catalogue;
 mod instructions;
+mod lockdep;
 mod perf;
 mod plan;
 mod points;

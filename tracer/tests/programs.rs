@@ -17,6 +17,17 @@ const ALLOWED: &[(i32, &str, &str)] = &[
     (174, "bpf_get_attach_cookie", "reads what was given at the attach"),
     (14, "bpf_get_current_pid_tgid", "reads the current task"),
     (16, "bpf_get_current_comm", "copies the current task's name"),
+    (35, "bpf_get_current_task", "reads a register"),
+    (
+        174,
+        "bpf_get_attach_cookie",
+        "reads what the program was attached with",
+    ),
+    (
+        67,
+        "bpf_get_stack",
+        "unwinds one frame; programs on lockdep's tracepoints only",
+    ),
     (
         113,
         "bpf_probe_read_kernel",
@@ -114,6 +125,7 @@ fn events_go_out_through_one_ring_and_nothing_else() {
         "WATCH_RUNS",
         "WATCH_SCRATCH",
         "WATCH_TARGET",
+        "DISTURBED",
     ]);
     let unknown: Vec<_> = maps.difference(&known).collect();
     assert!(

@@ -283,8 +283,11 @@ fn kprobes(paths: &Paths) -> Option<bool> {
 }
 
 fn lockdep(btf: &Btf, paths: &Paths) -> Option<bool> {
-    // (lock, subclass, trylock, read, check, nest_lock, ip) and (lock, ip).
-    let known = btf.tracepoint("lock_acquire")?.params == 7 && btf.tracepoint("lock_release")?.params == 2;
+    // What perf hands to programs: the address of the lock and then its name, both at these places.
+    let acquire = |field| btf.offset("trace_event_raw_lock_acquire", field);
+    let release = |field| btf.offset("trace_event_raw_lock", field);
+    let known = (acquire("flags")?, acquire("lockdep_addr")?, acquire("__data")?) == (8, 16, 24)
+        && (release("lockdep_addr")?, release("__data")?) == (16, 24);
     let stats = fs::read_to_string(&paths.lockdep_stats).unwrap_or_default();
     let mut off = stats
         .lines()

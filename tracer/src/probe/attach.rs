@@ -9,7 +9,7 @@ use std::{io, mem, thread};
 
 use anyhow::Context as _;
 use aya::maps::Map;
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
@@ -362,6 +362,7 @@ fn fill_filters(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
 fn verify(program: &mut Program, btf: &Btf, attach: &Attach) -> Result<(), ProgramError> {
     match attach {
         Attach::TpBtf(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf),
+        Attach::Tracepoint(..) => <&mut TracePoint>::try_from(program)?.load(),
         Attach::FEntry(function) => <&mut FEntry>::try_from(program)?.load(function, btf),
         Attach::FExit(function) => <&mut FExit>::try_from(program)?.load(function, btf),
         Attach::KProbe(_) | Attach::KRetProbe(_) => <&mut KProbe>::try_from(program)?.load(),
@@ -378,6 +379,9 @@ fn hook(ebpf: &mut Ebpf, name: &str, attach: &Attach) -> Result<(), ProgramError
     let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
     match attach {
         Attach::TpBtf(_) => <&mut BtfTracePoint>::try_from(program)?.attach().map(drop),
+        Attach::Tracepoint(category, name) => <&mut TracePoint>::try_from(program)?
+            .attach(category, name)
+            .map(drop),
         Attach::FEntry(_) => <&mut FEntry>::try_from(program)?.attach().map(drop),
         Attach::FExit(_) => <&mut FExit>::try_from(program)?.attach().map(drop),
         Attach::KProbe(offsets) | Attach::KRetProbe(offsets) => {
@@ -518,6 +522,7 @@ fn detach_programs(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::BtfTracePoint(program) => program.unload(),
+            Program::TracePoint(program) => program.unload(),
             Program::FEntry(program) => program.unload(),
             Program::FExit(program) => program.unload(),
             Program::KProbe(program) => program.unload(),
@@ -538,6 +543,7 @@ pub fn missed(attached: &Attached) -> u64 {
     } = attached;
     let skipped: HashMap<&str, u64> = ebpf
         .programs()
+        .filter(|(name, _)| !super::lockdep::is_one(name))
         .filter_map(|(name, program)| Some((name, program.fd().ok()?)))
         .filter_map(|(name, fd)| match recursion_misses(fd.as_fd()) {
             Ok(count) => Some((name, count)),

@@ -120,6 +120,8 @@ pub struct Planned {
 pub enum Attach {
     /// A tracepoint, with typed arguments.
     TpBtf(&'static str),
+    /// A tracepoint as perf calls it, by category and name.
+    Tracepoint(&'static str, &'static str),
     /// Entry of a function.
     FEntry(&'static str),
     /// Return of a function.
@@ -262,6 +264,7 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
     }
     plan.tell_unseen(family, found, &seen, &ways);
     let told = plan.has("vma_start_read_return");
+    super::lockdep::add(&mut plan, facts, wishes);
     plan.globals.bytes.push(("TWICE", u8::from(plan.twice)));
     plan.globals.bytes.push(("START_READ_SEEN", u8::from(told)));
     Ok(plan)
@@ -293,7 +296,7 @@ fn place(facts: &Facts, ways: &Ways<'_>, row: &Row) -> Placed {
             Err(why) => refused(why),
         },
         Hook::Lockdep(name) => match ways.lockdep_works() {
-            Ok(()) => Placed::At(Attach::TpBtf(name)),
+            Ok(()) => Placed::At(Attach::Tracepoint("lock", name)),
             Err(why) => refused(why),
         },
         Hook::Entry(_) | Hook::Return(..) => {
@@ -440,9 +443,12 @@ impl Plan {
             reason: reason.to_owned(),
             attached: false,
         };
-        // A kprobe's handler cannot be preempted.
-        let kprobe = matches!(attach, Attach::KProbe(_) | Attach::KRetProbe(_));
-        let again = (self.twice && !kprobe).then(|| format!("{}_again", row.program));
+        // A kprobe's handler cannot be preempted, nor what perf calls.
+        let whole = matches!(
+            attach,
+            Attach::KProbe(_) | Attach::KRetProbe(_) | Attach::Tracepoint(..)
+        );
+        let again = (self.twice && !whole).then(|| format!("{}_again", row.program));
         self.probes.push(Planned {
             program: row.program,
             attach,

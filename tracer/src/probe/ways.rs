@@ -90,7 +90,14 @@ impl<'a> Ways<'a> {
             wishes,
             tp_btf: wanted(Mechanism::TpBtf),
             fentry: wanted(Mechanism::Fentry),
-            lockdep: lockdep(facts).and_then(|()| wanted(Mechanism::Lockdep)),
+            // As the truth it is no part of what is judged by it.
+            lockdep: lockdep(facts).and_then(|()| {
+                if wishes.truth {
+                    Ok(())
+                } else {
+                    wanted(Mechanism::Lockdep)
+                }
+            }),
             kprobe,
             notrace,
             slots: if breakpoint.is_ok() { slots } else { 0 },

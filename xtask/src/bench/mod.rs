@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measures what the project promises. `docs/benchmarks.md` says what each row means.
 
+pub(crate) mod accuracy;
 mod cargo;
 pub(crate) mod fault_cost;
 mod guest;
@@ -47,6 +48,14 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[probe_cost::PROBE_COST],
         run: probe_cost::run,
+    },
+    Group {
+        rows: &[accuracy::ACCURACY],
+        run: accuracy::run,
+    },
+    Group {
+        rows: &[accuracy::ACCOUNTING],
+        run: accuracy::run_accounting,
     },
     Group {
         rows: &[cargo::ENGINE],

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
-use super::{cost_checks, tracer_checks, vm_checks, watch_checks};
+use super::{accuracy_checks, cost_checks, tracer_checks, vm_checks, watch_checks};
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
 use crate::{ui, ws};
@@ -187,7 +187,8 @@ fn jobs(only: &str) -> Vec<Job> {
         let scenarios = vm_checks::SCENARIOS.iter().chain(tracer_checks::SCENARIOS);
         let scenarios = scenarios
             .chain(cost_checks::SCENARIOS)
-            .chain(watch_checks::SCENARIOS);
+            .chain(watch_checks::SCENARIOS)
+            .chain(accuracy_checks::SCENARIOS);
         for scenario in scenarios {
             let runs = match scenario.on {
                 On::All => true,

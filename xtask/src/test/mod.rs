@@ -1,5 +1,6 @@
 //! `cargo xtask test`: lints, tests, and real kernels, in one command.
 
+mod accuracy_checks;
 mod agreement;
 mod cost_checks;
 mod guests;
