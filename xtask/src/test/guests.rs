@@ -52,13 +52,22 @@ pub(crate) struct Ctx {
     pub(crate) kernel: Kernel,
     tools: Arc<Tools>,
     scratch: ws::Scratch,
+    sites: PathBuf,
 }
+
+/// Where tracer remembers, in a guest, the instructions that it found in the kernel's text.
+const REMEMBERED: &str = "/root/.cache/tracer";
+/// Where a guest leaves that in `/out` for those that boot the same kernel later: emulated, the search takes seconds.
+pub(crate) const SITES_OUT: &str = "sites";
 
 impl Ctx {
     /// A guest with the defaults, whose `/out` is kept for the checks.
     pub(crate) fn guest(&self) -> Guest {
         let mut guest = Guest::new(self.kernel.clone(), Arc::clone(&self.tools));
         guest.out = Some(self.out());
+        if self.sites.is_dir() {
+            guest.adds.push((self.sites.clone(), REMEMBERED.to_owned()));
+        }
         guest
     }
 
@@ -240,12 +249,19 @@ pub(crate) fn run(report: &Report, only: &str) {
         }
     };
     let (oracle, stock): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.kernel == ORACLE);
+    let sites = match ws::Scratch::new(None) {
+        Ok(sites) => sites,
+        Err(error) => {
+            let failure = Err(format!("{error:#}"));
+            return report.result("virtual machines", None, failure, "cargo xtask test");
+        }
+    };
     for jobs in [stock, oracle] {
-        boot_all(report, jobs, &tools);
+        boot_all(report, jobs, &tools, sites.path());
     }
 }
 
-fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>) {
+fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>, sites: &Path) {
     let mut got: BTreeMap<&'static str, Result<Kernel, String>> = BTreeMap::new();
     for job in &jobs {
         got.entry(job.kernel)
@@ -271,7 +287,7 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>) {
                     let label = format!("{} {}", job.kernel, job.scenario.name);
                     lock(&running).now.push(label.clone());
                     match &got[job.kernel] {
-                        Ok(kernel) => boot_one(report, &job, kernel, tools),
+                        Ok(kernel) => boot_one(report, &job, kernel, tools, &sites.join(job.kernel)),
                         Err(failure) => fail_all(report, &job, failure, Duration::ZERO),
                     }
                     let mut running = lock(&running);
@@ -295,9 +311,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>) {
+fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) {
     let start = Instant::now();
-    let evidence = contained(|| boot(job, kernel, tools));
+    let evidence = contained(|| boot(job, kernel, tools, sites));
     let took = start.elapsed();
     match evidence {
         Ok(evidence) => {
@@ -322,15 +338,21 @@ fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn boot(job: &Job, kernel: &Kernel, tools: &Arc<Tools>) -> Result<Evidence> {
+fn boot(job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Result<Evidence> {
     let ctx = Ctx {
         name: job.kernel,
         kernel: kernel.clone(),
         tools: Arc::clone(tools),
         scratch: ws::Scratch::new(None)?,
+        sites: sites.to_owned(),
     };
     std::fs::create_dir(ctx.out()).with_context(|| format!("creating {}", ctx.out().display()))?;
     let outcome = (job.scenario.boot)(&ctx)?;
+    let found = ctx.out().join(SITES_OUT);
+    if found.is_dir() {
+        // In one step, since another guest may be packed right now. If somebody else was first, that does as well.
+        let _ = std::fs::rename(&found, sites);
+    }
     Ok(Evidence { ctx, outcome })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::guests::{Ctx, Evidence, On, Scenario, expect};
+use super::guests::{Ctx, Evidence, On, SITES_OUT, Scenario, expect};
 use crate::vm::{CRASHED, Outcome, TIMED_OUT};
 
 /// Every scenario, in the order in which they run on each kernel.
@@ -151,12 +151,13 @@ fn machine(ctx: &Ctx) -> Result<Outcome> {
     std::fs::write(folder.join("bytes"), pattern()).context("writing a file to add")?;
     let mut guest = ctx.guest();
     guest.adds.push((folder, "/add/folder".into()));
-    guest.sh(
-        "cd /out && uname -r > release && cp /proc/mounts mounts && which tracer workload busybox > which\n\
+    // What is found in the kernel's text is kept for the guests to come.
+    let script = "cd /out && uname -r > release && cp /proc/mounts mounts && which tracer workload busybox > which\n\
          cp /add/folder/bytes bytes && mkdir d && for i in 1 2 3 4 5 6 7 8; do cat bytes; done > d/more\n\
          ln -s d/more link && chmod 750 d/more && : > empty\n\
-         printf 'out\\r\\n\\033[0m\\n'; echo err >&2; exit 7",
-    )
+         tracer sites >/dev/null 2>&1 && cp -r /root/.cache/tracer SITES\n\
+         printf 'out\\r\\n\\033[0m\\n'; echo err >&2; exit 7";
+    guest.sh(&script.replace("SITES", SITES_OUT))
 }
 
 /// A megabyte in which every byte value occurs, and which is never the same for long.
