@@ -4,7 +4,7 @@
 //! difference is kept until the other side has spoken: if it then says the same, the instant was *in transition*,
 //! and for how long it would have been is told; if not, it is *different*.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
 use serde::Serialize;
@@ -16,9 +16,6 @@ use crate::state::{Engine, Lock};
 
 /// So many differences are told in words.
 const EXAMPLES: usize = 8;
-
-/// One function tells lockdep of both ends of a lock that nobody takes: so many bytes of code apart at most.
-const ANNOTATION: u64 = 128;
 
 /// What came of looking at many instants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -152,8 +149,6 @@ struct MmPair {
     /// lockdep has been told that the task takes it, this often and since then; it is told before the task waits.
     claimed: u32,
     since_ns: u64,
-    /// Where lockdep was told.
-    code: u64,
     /// When we last said that it gave it back.
     ended_ns: u64,
     /// Instants at which lockdep said so and we did not.
@@ -170,6 +165,11 @@ pub(super) struct Held {
     mms: FxHashMap<Key, MmPair>,
     /// What lockdep has spoken of: a lock that was held before is unknown to it.
     known_mms: BTreeSet<Key>,
+    /// Code that tells lockdep of real releases: those that we told of, too.
+    real_ends: BTreeSet<u64>,
+    /// Instants within a claim of which we said nothing at all, by the code that ended it. Whether somebody held the
+    /// lock is known when it is known which code really releases it.
+    silent: BTreeMap<u64, Vec<u32>>,
 }
 
 impl Held {
@@ -181,6 +181,8 @@ impl Held {
             mmap: Samples::default(),
             mms: FxHashMap::default(),
             known_mms: BTreeSet::new(),
+            real_ends: BTreeSet::new(),
+            silent: BTreeMap::new(),
         }
     }
 
@@ -191,7 +193,7 @@ impl Held {
         let pair = self.mms.entry((tid, mm)).or_default();
         if event.kind == Kind::LockdepAcquire {
             if pair.claimed == 0 {
-                (pair.since_ns, pair.code) = (ts_ns, code);
+                pair.since_ns = ts_ns;
             }
             pair.claimed += 1;
             return;
@@ -200,19 +202,16 @@ impl Held {
         if pair.claimed > 0 {
             return;
         }
-        let annotation = code.wrapping_sub(pair.code) < ANNOTATION;
         // We said it before lockdep did: the tracepoint comes before the lock is given back.
-        let ended = pair.ended_ns > pair.since_ns;
-        let since = pair.ended_ns;
-        for (number, _) in core::mem::take(&mut pair.behind) {
-            let verdict = if ended {
-                Verdict::Transition(ts_ns.saturating_sub(since))
-            } else if annotation {
-                Verdict::Annotation
-            } else {
-                Verdict::Different
-            };
-            self.mmap.settle(number, verdict);
+        if pair.ended_ns > pair.since_ns {
+            self.real_ends.insert(code);
+            let late = ts_ns.saturating_sub(pair.ended_ns);
+            for (number, _) in core::mem::take(&mut pair.behind) {
+                self.mmap.settle(number, Verdict::Transition(late));
+            }
+        } else {
+            let numbers = pair.behind.iter().map(|&(number, _)| number);
+            self.silent.entry(code).or_default().extend(numbers);
         }
         self.mms.remove(&(tid, mm));
     }
@@ -326,6 +325,16 @@ impl Held {
     }
 
     pub(super) fn finish(&mut self) {
+        for (code, numbers) in core::mem::take(&mut self.silent) {
+            let verdict = if self.real_ends.contains(&code) {
+                Verdict::Different
+            } else {
+                Verdict::Annotation
+            };
+            for number in numbers {
+                self.mmap.settle(number, verdict);
+            }
+        }
         self.mmap.settle_all(Verdict::Torn);
         self.vma.settle_all(Verdict::Torn);
     }
