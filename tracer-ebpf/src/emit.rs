@@ -10,7 +10,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_get_current_comm},
     macros::map,
-    maps::{PerCpuArray, RingBuf},
+    maps::{PerCpuArray, RingBuf, ring_buf::RingBufEntry},
 };
 use aya_log_ebpf::warn;
 use tracer_common::wire::{
@@ -163,10 +163,37 @@ pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_l
 #[inline(always)]
 pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) {
     let Some(seq) = number(site) else { return };
-    let Some(mut entry) = EVENTS.reserve::<VmaEvent>(0) else {
-        full(site);
-        return;
-    };
+    match EVENTS.reserve::<VmaEvent>(0) {
+        Some(entry) => fill(entry, kind, site, task, fields, seq),
+        None => full(site),
+    }
+}
+
+/// How often to ask for room where the kernel does not wait for the ring's lock.
+const TRIES: u32 = 64;
+
+/// The same from a place where the kernel takes an interrupt that cannot be put off, as kprobes and breakpoints are.
+/// Up to 6.15 it does not wait for the ring's lock there: while another CPU has it there is no room, for a moment.
+#[inline(always)]
+pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) {
+    let Some(seq) = number(site) else { return };
+    for _ in 0..TRIES {
+        if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
+            fill(entry, kind, site, task, fields, seq);
+            return;
+        }
+        let free = EVENTS
+            .query(BPF_RB_RING_SIZE)
+            .wrapping_sub(EVENTS.query(BPF_RB_AVAIL_DATA));
+        if free < 2 * size_of::<VmaEvent>() as u64 {
+            break;
+        }
+    }
+    full(site);
+}
+
+#[inline(always)]
+fn fill(mut entry: RingBufEntry<VmaEvent>, kind: Kind, site: u32, task: &Task, fields: &Fields, seq: u32) {
     let event = entry.as_mut_ptr();
     // SAFETY: the ring gave room for one event, and every byte of it is written here.
     unsafe {

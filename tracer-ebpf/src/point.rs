@@ -103,7 +103,7 @@ fn at(ctx: &impl EbpfContext) {
         fields.flags = flag::READ_FAULT;
     }
     fields.body.arg = (reason as u32) << 16;
-    emit::vma(kind, site, &task, &fields);
+    emit::vma_in_nmi(kind, site, &task, &fields);
 }
 
 #[inline(always)]
