@@ -170,7 +170,7 @@ pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) {
 }
 
 /// How often to ask for room where the kernel does not wait for the ring's lock.
-const TRIES: u32 = 64;
+const TRIES: u32 = 512;
 
 /// The same from a place where the kernel takes an interrupt that cannot be put off, as kprobes and breakpoints are.
 /// Up to 6.15 it does not wait for the ring's lock there: while another CPU has it there is no room, for a moment.

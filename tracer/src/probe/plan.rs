@@ -89,6 +89,10 @@ impl Mechanism {
     }
 }
 
+/// How long after the end of a fault its lock is given back, in nanoseconds, if nothing interrupts the task: the rest
+/// of a second program and some twenty instructions. Far below a microsecond of a processor's; emulated ones need more.
+const FAULT_RELEASE_BOUND_NS: u64 = 1_000_000;
+
 /// What the user wants of the plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -468,9 +472,9 @@ impl Plan {
             place: String::new(),
             mechanism: "derived".to_owned(),
             provenance: "derived".to_owned(),
-            bound_ns: None,
+            bound_ns: Some(FAULT_RELEASE_BOUND_NS),
             reason: "no probe may be there (NOKPROBE): the lock is given back some instructions after \
-                     handle_mm_fault returned, and before the task's next event at the latest"
+                     handle_mm_fault returned; if the task is interrupted there, before its next event at the latest"
                 .to_owned(),
             attached: true,
         };

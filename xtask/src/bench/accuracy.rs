@@ -229,6 +229,18 @@ impl Judged {
         Ok(())
     }
 
+    /// Fails unless what was derived lies within the bound that is stated for it, but for interrupted tasks. An
+    /// emulated processor also stands still without the guest's knowing: a few in a thousand are let pass.
+    pub(crate) fn bounds(&self) -> Result<()> {
+        let of = |what: &str| self.number(&format!("/total/derived/{what}"));
+        let (within, beyond, without) = (of("within_bound"), of("beyond"), of("without_bound"));
+        let derived = &self.report["total"]["derived"];
+        ensure!(without == 0, "no bound is stated for some: {derived}");
+        ensure!(within > 1000, "too few derived releases: {derived}");
+        ensure!(beyond * 200 <= within, "beyond the stated bound: {derived}");
+        Ok(())
+    }
+
     /// Fails unless the same locks are held at all instants.
     pub(crate) fn held(&self) -> Result<()> {
         for what in ["vma_held", "mmap_held"] {
@@ -379,7 +391,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
                 Judged::new(&tracer, out)
             })
         })?;
-        for check in [judged.matched(), judged.held()] {
+        for check in [judged.matched(), judged.held(), judged.bounds()] {
             if let Err(error) = check {
                 met = false;
                 notes.push(format!("{name}: {}", format!("{error:#}").replace('\n', "; ")));

@@ -16,6 +16,7 @@ const JUDGED: &[Check] = &[
         judged.matched()
     }),
     ("held-sets-are-equal", |e| judged(e)?.held()),
+    ("derived-releases-are-within-their-bound", |e| judged(e)?.bounds()),
     ("kernel-is-content", Evidence::kernel_is_content),
 ];
 

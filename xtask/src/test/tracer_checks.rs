@@ -232,7 +232,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// The project's own workload, with a processor for each of its threads: a probe that is interrupted for another
 /// task makes the kernel skip that other task's run of it. Such runs are counted, and a recording with any proves
-/// nothing about equality, so it is made again; how often is in the evidence.
+/// nothing about equality, so it is made again; how often is in the evidence. The same goes for events that found no
+/// room: up to 6.15 a kprobe does not wait for the ring's lock, which an emulated processor may hold for long.
 fn counts(ctx: &Ctx) -> Result<Outcome> {
     let mut guest = ctx.guest();
     guest.smp = 6;
@@ -242,7 +243,7 @@ fn counts(ctx: &Ctx) -> Result<Outcome> {
            echo $try > /out/tries
            tracer record -o /out/a.rec -- workload mixed --json --threads 3 > /out/truth.json 2> /out/err || exit 1
            tracer stats --json /out/a.rec > /out/stats.json || exit 1
-           grep -q '\"missed\": 0' /out/stats.json && exit 0
+           grep -q '\"missed\": 0' /out/stats.json && grep -q ', 0 dropped,' /out/err && exit 0
          done",
     )
 }
