@@ -2,9 +2,11 @@
 
 use std::cmp::Ordering;
 use std::fs;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use lzma_rust2::XzReader;
 
 use crate::apt::{Apt, Suites};
 use crate::{oracle, ws};
@@ -224,6 +226,53 @@ fn fetch(apt: &Apt, version: &str) -> Result<Kernel> {
         bail!("no kernel image for {version} in {tried:?}")
     })?;
     load(&dir, version.to_owned())
+}
+
+/// One module of a family's kernel, ready for `insmod` in a guest; fetched with its package if it is not cached.
+pub(crate) fn module(kernel: &Kernel, name: &str) -> Result<PathBuf> {
+    let dir = store()?.join(&kernel.version);
+    let cached = dir.join(format!("{name}.ko"));
+    if cached.is_file() {
+        return Ok(cached);
+    }
+    let apt = Apt::open(Suites::Kernels)?;
+    apt.refresh()?;
+    let unpacked = ws::Scratch::new(Some(&store()?))?;
+    for prefix in ["linux-image-", "linux-modules-", "linux-binary-"] {
+        let package = format!("{prefix}{}", kernel.version);
+        if !apt.names(&package)?.contains(&package) {
+            continue;
+        }
+        apt.unpack(&package, unpacked.path())?;
+        let Some(packed) = find(unpacked.path(), &format!("{name}.ko.xz"))? else {
+            continue;
+        };
+        let reading = || format!("unpacking {}", packed.display());
+        let draft = dir.join(format!(".{name}.{}", std::process::id()));
+        let from = BufReader::new(fs::File::open(&packed).with_context(reading)?);
+        let mut to = fs::File::create(&draft).with_context(|| format!("creating {}", draft.display()))?;
+        io::copy(&mut XzReader::new(from, true), &mut to).with_context(reading)?;
+        fs::rename(&draft, &cached).with_context(|| format!("creating {}", cached.display()))?;
+        return Ok(cached);
+    }
+    bail!("no package of Linux {} holds the module {name}", kernel.version)
+}
+
+/// The first file of that name in a folder or below it.
+fn find(from: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let mut dirs = vec![from.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let reading = || format!("reading {}", dir.display());
+        for entry in fs::read_dir(&dir).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
+            if entry.file_type().with_context(reading)?.is_dir() {
+                dirs.push(entry.path());
+            } else if entry.file_name() == name {
+                return Ok(Some(entry.path()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Copies those of [`MODULES`] that a package holds; the others are built in.

@@ -3,6 +3,7 @@
 mod accuracy_checks;
 mod agreement;
 mod cost_checks;
+mod doctor_checks;
 mod guests;
 mod libtest;
 mod report;
