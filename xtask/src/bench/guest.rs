@@ -26,6 +26,7 @@ const SCRIPT: &str = "
 workload tick --pages 100000 >/dev/null 2>/out/tick.err &
 tick=$!
 sleep 1
+tracer sites >/dev/null || exit 1
 n=1
 while [ $n -le RUNS ]; do
   stamp /out/$n.start tracer record -o /out/$n.rec --duration 200ms 2>/out/$n.err || exit 1
