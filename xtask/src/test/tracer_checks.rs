@@ -595,20 +595,12 @@ fn equals_vmstat(e: &Evidence, counter: &str) -> Result<()> {
 /// `vma_start_read` returns: a release that no acquire of the same task stands before.
 fn lockdep_acquires(e: &Evidence) -> Result<()> {
     let events = while_counted(e)?;
-    let seen = events
-        .iter()
-        .filter(|event| event.kind == "vma_read_acquire")
-        .count() as u64;
-    let witness = witnessed(e)?;
-    let refused = events
-        .iter()
-        .filter(|event| event.kind == "vma_read_refused")
-        .count() as u64;
-    let counted = number(&witness, "/counted/read_acquire")?;
-    // Of those refused, some had the reference for a moment; from a function's return it cannot be told which.
+    let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count() as u64;
+    let (holds, temporary) = (of("vma_read_acquire"), of("vma_read_temporary"));
+    let counted = number(&witnessed(e)?, "/counted/read_acquire")?;
     ensure!(
-        (seen..=seen + refused).contains(&counted),
-        "lockdep counted {counted} readers, but there are {seen} vma_read_acquire and {refused} vma_read_refused"
+        counted == holds + temporary,
+        "lockdep counted {counted} readers, but there are {holds} vma_read_acquire and {temporary} vma_read_temporary"
     );
     Ok(())
 }
@@ -616,22 +608,16 @@ fn lockdep_acquires(e: &Evidence) -> Result<()> {
 /// Writers tell lockdep of themselves, too, while they wait for readers; what is left are readers.
 fn lockdep_releases(e: &Evidence) -> Result<()> {
     let events = while_counted(e)?;
-    let seen = events
-        .iter()
-        .filter(|event| event.kind == "vma_read_release")
-        .count() as u64;
+    let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count() as u64;
+    let (holds, temporary) = (of("vma_read_release"), of("vma_read_temporary"));
     let witness = witnessed(e)?;
-    let of = |what: &str| number(&witness, &format!("/counted/{what}"));
-    let writers = of("acquire")? - of("read_acquire")?;
-    let refused = events
-        .iter()
-        .filter(|event| event.kind == "vma_read_refused")
-        .count() as u64;
-    let counted = of("release")? - writers;
+    let told = |what: &str| number(&witness, &format!("/counted/{what}"));
+    let writers = told("acquire")? - told("read_acquire")?;
+    let counted = told("release")? - writers;
     ensure!(
-        (seen..=seen + refused).contains(&counted),
-        "lockdep counted {counted} releases of readers, but there are {seen} vma_read_release and {refused} \
-         vma_read_refused"
+        counted == holds + temporary,
+        "lockdep counted {counted} releases of readers, but there are {holds} vma_read_release and {temporary} \
+         vma_read_temporary"
     );
     Ok(())
 }
