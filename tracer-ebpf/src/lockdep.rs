@@ -103,6 +103,9 @@ fn report(kind: Kind, lock: &Lock, arg: u32) {
     emit::vma(kind, site::LOCKDEP, &task, &fields);
 }
 
+/// What these programs return: with 0 the kernel would keep the event from everybody else who has asked for it.
+const GO_ON: u32 = 1;
+
 /// `lock_acquire`: of a VMA's lock, once it is there; of an `mmap_lock`, before it is waited for.
 #[tracepoint(category = "lock", name = "lock_acquire")]
 pub(crate) fn lockdep_acquire(ctx: TracePointContext) -> u32 {
@@ -112,7 +115,7 @@ pub(crate) fn lockdep_acquire(ctx: TracePointContext) -> u32 {
         let read = arg::<1>(&ctx) & READ != 0;
         report(Kind::LockdepAcquire, &lock, acquire_arg(caller(&ctx), read));
     }
-    0
+    GO_ON
 }
 
 /// `lock_release`: right before it is given back.
@@ -125,7 +128,7 @@ pub(crate) fn lockdep_release(ctx: TracePointContext) -> u32 {
             release_arg(caller(&ctx), undisturbed()),
         );
     }
-    0
+    GO_ON
 }
 
 /// For how long nothing else has run on this CPU, in nanoseconds.

@@ -97,6 +97,7 @@ const OF_TIME: &[&str] = &[
     "sched: DL replenish lagged too much",
     "hogged CPU for >",
     "timekeeping watchdog",
+    "TSC found unstable",
 ];
 
 /// What came of a guest.
