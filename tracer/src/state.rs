@@ -46,6 +46,7 @@ mod hist;
 mod lock;
 mod lockdep;
 mod mmap;
+mod recent;
 mod sites;
 mod small;
 mod table;
@@ -63,6 +64,7 @@ pub use counters::{
 pub use hist::Histogram;
 pub use lock::{Mm, Vma, WriteLocked};
 use lock::{TaskKey, unlink};
+use recent::Recent;
 use sites::Sites;
 use table::Table;
 use task::OpenPut;
@@ -154,6 +156,7 @@ pub struct Engine {
     current: u32,
     totals: Totals,
     anomalies: Vec<Anomaly>,
+    recent: Recent,
     aged_counters: TaskCounters,
     aged_self: TaskCounters,
 }
@@ -185,6 +188,7 @@ impl Engine {
             current: 0,
             totals: Totals::default(),
             anomalies: Vec::new(),
+            recent: Recent::default(),
             aged_counters: TaskCounters::default(),
             aged_self: TaskCounters::default(),
         }
@@ -660,6 +664,7 @@ impl Engine {
             return;
         }
         self.totals.anomalies[kind as usize] += 1;
+        self.recent.push(event.header.ts_ns, kind);
         if self.anomalies.len() < ANOMALIES_KEPT {
             let other = other.and_then(|key| self.tasks.peek(u64::from(key)));
             self.anomalies.push(Anomaly {
@@ -675,15 +680,9 @@ impl Engine {
     /// whatever CPU, is explained by it.
     #[cold]
     fn explain_since(&mut self, from_ns: u64) {
-        let totals = &mut self.totals;
-        self.anomalies.retain(|anomaly| {
-            let stays = anomaly.event.header.ts_ns < from_ns;
-            if !stays {
-                let count = &mut totals.anomalies[anomaly.kind as usize];
-                *count = count.saturating_sub(1);
-            }
-            stays
-        });
+        self.recent.take_back(from_ns, &mut self.totals);
+        self.anomalies
+            .retain(|anomaly| anomaly.event.header.ts_ns < from_ns);
     }
 
     /// What became of a release without a known acquire, now that the task's next event is there.

@@ -44,3 +44,23 @@ fn a_gap_explains_what_seemed_odd_since_it_began() {
 fn a_gap_explains_nothing_that_was_odd_before() {
     assert!(anomalies_after_gap_since(350) > 0);
 }
+
+#[test]
+fn a_gap_takes_back_more_findings_than_are_kept_with_their_events() {
+    let mut engine = Engine::new(&SourceInfo::default());
+    // Everybody writes at once.
+    for tid in 1..=200 {
+        engine.apply(
+            &writer(Kind::MmapAcquire, tid, 1000 + u64::from(tid)),
+            &mut |_, _| {},
+        );
+    }
+    let count = |engine: &Engine| engine.totals().anomalies.iter().sum::<u64>();
+    assert!(count(&engine) > 100, "{}", count(&engine));
+    let mut gap = Event::synthetic(Kind::Gap, 2000);
+    gap.body.arg = 1;
+    gap.body.vm_start = 900;
+    engine.apply(&gap, &mut |_, _| {});
+    assert_eq!(count(&engine), 0);
+    assert!(engine.anomalies().is_empty());
+}

@@ -282,6 +282,7 @@ impl Engine {
         let key = self.key(t);
         let other = (key != super::task_key(event)).then_some(key);
         self.anomaly(kind, event, other);
+        self.recent.mark_hole();
         let start = self.start_of(&hold);
         if let Some(anomaly) = self.anomalies.last_mut()
             && (anomaly.kind, anomaly.event.header.ts_ns) == (kind, event.header.ts_ns)
