@@ -8,10 +8,12 @@
 //! tracepoints it would never come back. perf looks first. It also forbids preemption, so that no second program is
 //! needed. Skipped runs of these programs tell nothing: they are for locks that were taken inside other programs.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext as _, Global,
     helpers::{bpf_get_stack, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, map, tracepoint},
+    macros::{btf_tracepoint, map},
     maps::PerCpuArray,
     programs::{BtfTracePointContext, TracePointContext},
 };
@@ -103,14 +105,17 @@ fn report(kind: Kind, lock: &Lock, arg: u32) {
     emit::vma(kind, site::LOCKDEP, &task, &fields);
 }
 
-/// What these programs return: with 0 the kernel would keep the event from everybody else who has asked for it.
+/// What the programs return: with 0 the kernel would keep the event from everybody else who has asked for it. The
+/// macro for tracepoints always returns that, so these do without.
 const GO_ON: u32 = 1;
 
 /// `lock_acquire`: of a VMA's lock, once it is there; of an `mmap_lock`, before it is waited for.
-#[tracepoint(category = "lock", name = "lock_acquire")]
-pub(crate) fn lockdep_acquire(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint")]
+pub(crate) extern "C" fn lockdep_acquire(ctx: *mut c_void) -> u32 {
     /// In the record's flags: a reader.
     const READ: u64 = 2;
+    let ctx = TracePointContext::new(ctx);
     if let Some(lock) = whose(&ctx) {
         let read = arg::<1>(&ctx) & READ != 0;
         report(Kind::LockdepAcquire, &lock, acquire_arg(caller(&ctx), read));
@@ -119,8 +124,10 @@ pub(crate) fn lockdep_acquire(ctx: TracePointContext) -> u32 {
 }
 
 /// `lock_release`: right before it is given back.
-#[tracepoint(category = "lock", name = "lock_release")]
-pub(crate) fn lockdep_release(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint")]
+pub(crate) extern "C" fn lockdep_release(ctx: *mut c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let Some(lock) = whose(&ctx) {
         report(
             Kind::LockdepRelease,

@@ -25,7 +25,10 @@ impl Engine {
             since_ns: event.header.ts_ns,
             write,
             seen: false,
+            epoch: self.epoch,
         };
+        // No task has two gets of one VMA open: what became of the older one was lost.
+        self.tasks[t].tentative.retain(|older| older.vma != address);
         if self.tasks[t].tentative.len() >= TENTATIVE_LIMIT {
             self.tasks[t].tentative.remove(0);
         }
@@ -41,6 +44,7 @@ impl Engine {
 
     /// The start of a hold that lockdep was told of.
     pub(super) fn take_tentative(&mut self, t: u32, address: u64) -> Option<Start> {
+        self.drop_stale_tentative(t);
         let tentative = &mut self.tasks[t].tentative;
         let at = tentative
             .iter()
@@ -82,6 +86,7 @@ impl Engine {
         let Some(address) = event.vma().filter(|_| self.sites.lockdep) else {
             return;
         };
+        self.drop_stale_tentative(t);
         let tentative = &mut self.tasks[t].tentative;
         let known = tentative.iter().rposition(|tentative| tentative.vma == address);
         let confirms = self.sites.acquires_by_lockdep && self.sites.temporaries_observed;
@@ -99,6 +104,16 @@ impl Engine {
         }
         // The release may be seen at its own place too, right after this.
         self.tasks[t].echo = Some(address);
+    }
+
+    /// A gap may have swallowed what became of a get.
+    #[inline]
+    fn drop_stale_tentative(&mut self, t: u32) {
+        let epoch = self.epoch;
+        let tentative = &mut self.tasks[t].tentative;
+        if tentative.iter().any(|get| get.epoch != epoch) {
+            tentative.retain(|get| get.epoch == epoch);
+        }
     }
 
     fn end_by_lockdep(&mut self, t: u32, address: u64, event: &Event) {

@@ -141,6 +141,8 @@ pub(super) struct Tentative {
     pub write: bool,
     /// It was seen at its own place to be a temporary one.
     pub seen: bool,
+    /// The state of knowledge that it belongs to.
+    pub epoch: u32,
 }
 
 /// A release without a known acquire, whose meaning the task's next event tells.
