@@ -309,14 +309,17 @@ fn bad_input(ctx: &Ctx) -> Result<Outcome> {
 }
 
 fn filters(ctx: &Ctx) -> Result<Outcome> {
-    ctx.guest().sh("cd /out
+    let mut guest = ctx.guest();
+    guest.timeout = Duration::from_secs(240);
+    guest.sh("cd /out
          workload storm --json --threads 2 --duration 200000 > /dev/null & w=$!; echo $w > pid; sleep 1
          tracer record -o pid.rec -p $w --duration 1s || exit 1
          tid=$(ls /proc/$w/task | tail -n 1); echo $tid > tid
          tracer record -o tid.rec -t $tid --duration 1s || exit 1
+         kill $w; wait $w
          tracer record -o only.rec --only mmap_acquire,mmap_release -- workload mprotect > /dev/null || exit 1
          tracer record -o comm.rec --comm w-writer -- workload holder > /dev/null || exit 1
-         kill $w; true")
+         true")
 }
 
 fn json(text: &str) -> Result<Value> {
