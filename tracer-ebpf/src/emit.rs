@@ -86,15 +86,6 @@ pub(crate) fn dropped(site: u32) {
     }
 }
 
-/// Counts a run that found no VMA where one had to be.
-#[inline(always)]
-pub(crate) fn disbelieved(site: u32) {
-    if let Some(site) = SITES.get_ptr_mut(site) {
-        // SAFETY: the map gave a valid pointer.
-        count(unsafe { &raw mut (*site).disbelieved });
-    }
-}
-
 /// Fills in a header where it lies in the ring; the command name is written there by the kernel itself.
 ///
 /// # Safety
@@ -173,7 +164,7 @@ pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) {
 const TRIES: u32 = 512;
 
 /// The same from a place where the kernel takes an interrupt that cannot be put off, as kprobes and breakpoints are.
-/// Up to 6.15 it does not wait for the ring's lock there: while another CPU has it there is no room, for a moment.
+/// 6.12 does not wait for the ring's lock there: while another CPU has it there is no room, for a moment.
 #[inline(always)]
 pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) {
     let Some(seq) = number(site) else { return };

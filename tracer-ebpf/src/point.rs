@@ -98,7 +98,6 @@ fn at(ctx: &impl EbpfContext) {
     };
     if !believed && reason != Reason::NoVma {
         // No VMA where one has to be: the site is not what it seemed, and nothing is said of any VMA.
-        emit::disbelieved(site);
         fields = Fields::EMPTY;
         fields.flags = flag::READ_FAULT;
     }

@@ -117,22 +117,6 @@ pub struct UnseenInfo {
     pub remedy: String,
 }
 
-impl SourceInfo {
-    /// Whether releases of VMA read locks are seen one by one at their own place, so that nothing
-    /// has to be derived from the end of a fault.
-    pub fn read_releases_observed(&self) -> bool {
-        self.sites.iter().any(|site| {
-            site.attached
-                && site.operation == "vma_read_release"
-                && site.function == "vma_refcount_put"
-                && site.provenance() == Provenance::Observed
-        }) && !self
-            .unseen
-            .iter()
-            .any(|unseen| unseen.operation == "vma_read_release")
-    }
-}
-
 /// Losses that a source knows of, cumulative since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -7,7 +7,7 @@ pub mod attach;
 mod catalogue;
 mod instructions;
 mod lockdep;
-mod perf;
+pub(crate) mod perf;
 mod plan;
 mod points;
 mod ways;

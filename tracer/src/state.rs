@@ -42,7 +42,7 @@
 mod attempt;
 mod counters;
 mod fault;
-mod hist;
+pub(crate) mod hist;
 mod lock;
 mod lockdep;
 mod mmap;
@@ -54,6 +54,7 @@ mod task;
 mod view;
 mod vma;
 
+use tracer_common::site::FIRST_DYNAMIC;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
 
 use crate::info::SourceInfo;
@@ -304,6 +305,12 @@ impl Engine {
     fn take(&mut self, event: &Event) {
         let t = self.enter(event);
         self.current = t;
+        if event.header.site >= FIRST_DYNAMIC && event.has(flag::READ_FAULT) && event.vma().is_none() {
+            // Some lock changed, and it is not known which.
+            self.anomaly(AnomalyKind::NotAVma, event, None);
+            self.forget();
+            return;
+        }
         self.drop_stale_waits(t, event.kind);
         self.end_attempt(t, event.kind);
         self.echo = self.tasks[t].echo.take();

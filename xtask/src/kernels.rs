@@ -244,7 +244,9 @@ pub(crate) fn module(kernel: &Kernel, name: &str) -> Result<PathBuf> {
             continue;
         }
         apt.unpack(&package, unpacked.path())?;
-        let Some(packed) = find(unpacked.path(), &format!("{name}.ko.xz"))? else {
+        let wanted = format!("{name}.ko.xz");
+        let mut all = files(unpacked.path())?.into_iter();
+        let Some(packed) = all.find(|path| path.file_name().is_some_and(|file| *file == *wanted)) else {
             continue;
         };
         let reading = || format!("unpacking {}", packed.display());
@@ -258,45 +260,34 @@ pub(crate) fn module(kernel: &Kernel, name: &str) -> Result<PathBuf> {
     bail!("no package of Linux {} holds the module {name}", kernel.version)
 }
 
-/// The first file of that name in a folder or below it.
-fn find(from: &Path, name: &str) -> Result<Option<PathBuf>> {
+/// Copies those of [`MODULES`] that a package holds; the others are built in.
+fn copy_modules(from: &Path, to: &Path) -> Result<()> {
+    for path in files(from)? {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        if path.extension().is_some_and(|e| e == "ko") && stem.is_some_and(|stem| MODULES.contains(&stem)) {
+            let to = to.join(path.file_name().unwrap_or_default());
+            fs::copy(&path, &to).with_context(|| format!("copying to {}", to.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// All files in a folder and below it.
+fn files(from: &Path) -> Result<Vec<PathBuf>> {
     let mut dirs = vec![from.to_owned()];
+    let mut files = Vec::new();
     while let Some(dir) = dirs.pop() {
         let reading = || format!("reading {}", dir.display());
         for entry in fs::read_dir(&dir).with_context(reading)? {
             let entry = entry.with_context(reading)?;
             if entry.file_type().with_context(reading)?.is_dir() {
                 dirs.push(entry.path());
-            } else if entry.file_name() == name {
-                return Ok(Some(entry.path()));
+            } else {
+                files.push(entry.path());
             }
         }
     }
-    Ok(None)
-}
-
-/// Copies those of [`MODULES`] that a package holds; the others are built in.
-fn copy_modules(from: &Path, to: &Path) -> Result<()> {
-    let mut dirs = vec![from.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        let reading = || format!("reading {}", dir.display());
-        for entry in fs::read_dir(&dir).with_context(reading)? {
-            let entry = entry.with_context(reading)?;
-            let path = entry.path();
-            if entry.file_type().with_context(reading)?.is_dir() {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|e| e == "ko")
-                && path
-                    .file_stem()
-                    .and_then(|s| s.to_str())
-                    .is_some_and(|s| MODULES.contains(&s))
-            {
-                let to = to.join(entry.file_name());
-                fs::copy(&path, &to).with_context(|| format!("copying to {}", to.display()))?;
-            }
-        }
-    }
-    Ok(())
+    Ok(files)
 }
 
 /// Debian's order of versions, as `dpkg --compare-versions` has it, for versions without an epoch: runs of

@@ -45,11 +45,7 @@ impl<'a> Places<'a> {
         let symbols = self.symbols.as_ref()?;
         let text = symbols.text()?;
         let address = text + (code.wrapping_sub(text) & (CODE_PERIOD - 1));
-        let symbol = &symbols.all()[symbols.containing(address)?];
-        Some(format!(
-            "{}+{:#x}",
-            symbols.name(symbol),
-            address - symbol.address
-        ))
+        let (name, offset) = symbols.at(address)?;
+        Some(format!("{name}+{offset:#x}"))
     }
 }

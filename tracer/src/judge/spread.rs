@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::state::hist;
+
 /// A distribution of signed numbers. Quantiles are within a sixteenth of the number; the ends are exact.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spread {
@@ -30,25 +32,13 @@ pub struct Quantiles {
 }
 
 fn bucket(value: i64) -> i32 {
-    let size = value.unsigned_abs();
-    let index = if size < 16 {
-        size as i32
-    } else {
-        let magnitude = 63 - size.leading_zeros();
-        ((magnitude - 3) << 4) as i32 + (size >> (magnitude - 4) & 15) as i32
-    };
+    let index = hist::index(value.unsigned_abs()) as i32;
     if value < 0 { -index } else { index }
 }
 
 /// The number in the bucket that is nearest to zero.
 fn number(bucket: i32) -> i64 {
-    let index = bucket.unsigned_abs();
-    let size = if index < 16 {
-        i64::from(index)
-    } else {
-        let magnitude = (index >> 4) + 3;
-        (16 | i64::from(index & 15)) << (magnitude - 4)
-    };
+    let size = hist::lowest(bucket.unsigned_abs() as usize) as i64;
     if bucket < 0 { -size } else { size }
 }
 

@@ -132,12 +132,12 @@ pub fn attach(plan: &mut Plan, facts: &Facts, loader: Loader, options: &Options)
     let kprobe = program_fd(&ebpf, POINT, loaded.remove(POINT));
     let breakpoint = program_fd(&ebpf, POINT_BREAKPOINT, loaded.remove(POINT_BREAKPOINT));
     let points = plan.points.clone();
+    let cpus = online_cpus()?;
     let instructions = thread::spawn(move || {
         let programs = instructions::Programs {
             kprobe: kprobe.as_ref().map(AsFd::as_fd),
             breakpoint: breakpoint.as_ref().map(AsFd::as_fd),
         };
-        let cpus = aya::util::online_cpus().unwrap_or_default();
         instructions::attach(&points, &programs, &cpus)
     });
     let mut hook_loaded = |ebpf: &mut Ebpf, program: &str, attach: &Attach| {
@@ -393,6 +393,16 @@ fn hook(ebpf: &mut Ebpf, name: &str, attach: &Attach) -> Result<(), ProgramError
         // Attached one by one, elsewhere.
         Attach::Instructions => Ok(()),
     }
+}
+
+/// CPUs that are online.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn online_cpus() -> anyhow::Result<Vec<u32>> {
+    aya::util::online_cpus().map_err(|(what, error)| {
+        anyhow::Error::new(error).context(format!("cannot tell which CPUs are online from {what}"))
+    })
 }
 
 /// The table that tells the program for instructions what it runs at.

@@ -10,8 +10,15 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, perf_event_attr, perf_type_id};
 
-/// `HW_BREAKPOINT_X`: when the instruction there is about to be executed.
-const HW_BREAKPOINT_X: u32 = 4;
+/// When a hardware breakpoint hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Breakpoint {
+    /// When the instruction there is about to be executed (`HW_BREAKPOINT_X`).
+    Execute,
+    /// After four bytes there were written (`HW_BREAKPOINT_W`).
+    Write,
+}
+
 /// `PERF_EVENT_IOC_ENABLE`
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 /// `PERF_FLAG_FD_CLOEXEC`
@@ -71,13 +78,7 @@ pub(super) fn breakpoint(
     cookie: u64,
     cpu: u32,
 ) -> io::Result<Attached> {
-    let mut attr = attr(perf_type_id::PERF_TYPE_BREAKPOINT as u32);
-    attr.bp_type = HW_BREAKPOINT_X;
-    attr.__bindgen_anon_3.bp_addr = address;
-    attr.__bindgen_anon_4.bp_len = size_of::<libc::c_long>() as u64;
-    attr.__bindgen_anon_1.sample_period = 1;
-    attr.set_pinned(1);
-    let event = open(&attr, cpu as libc::c_int)?;
+    let event = breakpoint_event(Breakpoint::Execute, address, cpu)?;
     let link = link(program, &event, cookie)?;
     // SAFETY: the descriptor is a perf event; the request takes no memory.
     let result = unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) };
@@ -85,6 +86,25 @@ pub(super) fn breakpoint(
         return Err(io::Error::last_os_error());
     }
     Ok(Attached { link, _event: event })
+}
+
+/// Takes a hardware breakpoint of one CPU, if that has one free; it is off until it is enabled.
+///
+/// # Errors
+/// What the kernel says: `ENOSPC` when all are taken.
+pub(crate) fn breakpoint_event(kind: Breakpoint, address: u64, cpu: u32) -> io::Result<OwnedFd> {
+    let (bp_type, len) = match kind {
+        Breakpoint::Execute => (4, size_of::<libc::c_long>()),
+        Breakpoint::Write => (2, 4),
+    };
+    let mut attr = attr(perf_type_id::PERF_TYPE_BREAKPOINT as u32);
+    attr.bp_type = bp_type;
+    attr.__bindgen_anon_3.bp_addr = address;
+    attr.__bindgen_anon_4.bp_len = len as u64;
+    attr.__bindgen_anon_1.sample_period = 1;
+    attr.set_exclude_user(1);
+    attr.set_exclude_hv(1);
+    open(&attr, cpu as libc::c_int)
 }
 
 fn attr(type_: u32) -> perf_event_attr {

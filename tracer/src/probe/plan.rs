@@ -89,8 +89,8 @@ impl Mechanism {
     }
 }
 
-/// How long after the end of a fault its lock is given back, in nanoseconds, if nothing interrupts the task: the rest
-/// of a second program and some twenty instructions. Far below a microsecond of a processor's; emulated ones need more.
+/// How long after the end of a fault its lock is given back, in nanoseconds, if nothing interrupts the task. Chosen
+/// for emulated processors, on which `cargo xtask bench accuracy` measures it.
 const FAULT_RELEASE_BOUND_NS: u64 = 1_000_000;
 
 /// What the user wants of the plan.

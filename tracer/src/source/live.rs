@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya_log::EbpfLogger;
 use log::Log;
@@ -115,11 +114,6 @@ impl Live {
         while !self.attached.later.is_done() {
             self.missed_alone += self.attached.one_more();
         }
-    }
-
-    /// Access to the loaded programs, for the log and for statistics.
-    pub const fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.attached.ebpf
     }
 
     /// Adds a process to those that are recorded.

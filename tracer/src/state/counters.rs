@@ -178,11 +178,13 @@ pub enum AnomalyKind {
     ReadKeptInUserMode,
     /// A VMA's read lock is gone, although no place that could give it back was seen to: one has no probe.
     CoverageHole,
+    /// A probe at an instruction found no VMA where one has to be: the text that was read is not what runs.
+    NotAVma,
 }
 
 impl AnomalyKind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::StartWhileWaiting,
         Self::AcquireWithoutStart,
         Self::ReleaseWithoutAcquire,
@@ -199,6 +201,7 @@ impl AnomalyKind {
         Self::FaultWithoutEnd,
         Self::ReadKeptInUserMode,
         Self::CoverageHole,
+        Self::NotAVma,
     ];
 
     /// The name in all output.
@@ -220,6 +223,7 @@ impl AnomalyKind {
             Self::FaultWithoutEnd => "fault_without_end",
             Self::ReadKeptInUserMode => "read_kept_in_user_mode",
             Self::CoverageHole => "coverage_hole",
+            Self::NotAVma => "not_a_vma",
         }
     }
 }

@@ -74,13 +74,19 @@ impl Histogram {
 }
 
 #[inline]
-fn index(ns: u64) -> usize {
+/// The bucket of a value.
+pub(crate) fn index(ns: u64) -> usize {
     if ns < STEPS as u64 {
         return usize::try_from(ns).unwrap_or(0);
     }
     let doubling = 63 - ns.leading_zeros();
     let step = (ns >> (doubling - STEPS_LOG2)) & (STEPS as u64 - 1);
     STEPS + (doubling - STEPS_LOG2) as usize * STEPS + usize::try_from(step).unwrap_or(0)
+}
+
+/// The smallest value in a bucket.
+pub(crate) fn lowest(at: usize) -> u64 {
+    at.checked_sub(1).map_or(0, |before| highest(before) + 1)
 }
 
 /// The largest value in a bucket.

@@ -248,6 +248,12 @@ impl Symbols {
         )
     }
 
+    /// The name of the symbol that an address belongs to, and the distance from its start.
+    pub fn at(&self, address: u64) -> Option<(&str, u64)> {
+        let symbol = &self.symbols[self.containing(address)?];
+        Some((self.name(symbol), address - symbol.address))
+    }
+
     /// Addresses of all symbols of a name, with and without what the compiler appends (`.isra.0`).
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Symbol> {
         self.symbols.iter().filter(move |symbol| {

@@ -64,9 +64,7 @@ impl Names {
 
     /// Function and offset.
     pub(super) fn function(&self, address: u64) -> Option<(&str, u64)> {
-        let symbols = self.symbols.as_ref()?;
-        let symbol = &symbols.all()[symbols.containing(address)?];
-        Some((symbols.name(symbol), address - symbol.address))
+        self.symbols.as_ref()?.at(address)
     }
 
     /// Whether the address is in a copy that the kernel runs because a kprobe sits on the original.

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::info::Family;
 use crate::kernel::{Depth, Facts, Layout, Lockdown, Paths};
 use crate::pipeline::{Ended, Stop};
+use crate::probe::attach;
 use crate::probe::attach::OBJECT;
 use crate::sink::address::Addresses;
 use crate::text::{Operation, SitesArgs, Symbols, discover};
@@ -113,7 +114,7 @@ impl Session {
         let mut target = WatchTarget::default();
         let found = process.find(&mut ebpf, args.addr, target)?;
         target.vma = found.vma;
-        let cpus = online()?;
+        let cpus = attach::online_cpus()?;
         let refcnt = offset(facts.layout.vm_refcnt, "vm_refcnt")?;
         let first = match Watchpoint::reserve(found.vma + refcnt, &cpus) {
             Ok(first) => first,
@@ -250,7 +251,7 @@ impl Session {
                 .hits()
                 .context("cannot read how often the watchpoint was hit")?;
         }
-        let now = online()?;
+        let now = attach::online_cpus()?;
         Ok(Losses {
             dropped: made.saturating_sub(self.received),
             held_back: hits.saturating_sub(made + off),
@@ -575,12 +576,6 @@ fn open_buffers(
             .with_context(|| format!("cannot make the buffer of CPU {cpu}: try a smaller --buffer"))
     };
     cpus.iter().map(&mut open).collect()
-}
-
-fn online() -> anyhow::Result<Vec<u32>> {
-    let path = "/sys/devices/system/cpu/online";
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    slots::online(&text).with_context(|| format!("{path} says {text:?}, which is no list of CPUs"))
 }
 
 fn taken(cpu: u32) -> Impossible {

@@ -2,41 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use super::Impossible;
+use crate::probe::perf::{self, Breakpoint};
 
-// Of `struct perf_event_attr` and <linux/hw_breakpoint.h>.
-const PERF_TYPE_BREAKPOINT: u32 = 5;
-const HW_BREAKPOINT_W: u32 = 2;
-const PERF_ATTR_SIZE: u32 = 112;
-const DISABLED: u64 = 1;
-const EXCLUDE_USER: u64 = 1 << 4;
-const EXCLUDE_HV: u64 = 1 << 6;
-const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+// Requests of perf events.
 const IOC_ENABLE: libc::Ioctl = 0x2400;
 const IOC_DISABLE: libc::Ioctl = 0x2401;
 const IOC_SET_BPF: libc::Ioctl = 0x4004_2408;
-
-/// `struct perf_event_attr`, its first 112 bytes.
-#[repr(C)]
-#[derive(Default)]
-struct Attr {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup_events: u32,
-    bp_type: u32,
-    bp_addr: u64,
-    bp_len: u64,
-    rest: [u64; 5],
-}
-const _: () = assert!(size_of::<Attr>() == PERF_ATTR_SIZE as usize);
 
 /// A watchpoint on four bytes of kernel memory, on each CPU. It ends with this value, or with the process.
 pub(super) struct Watchpoint {
@@ -60,8 +35,8 @@ impl Watchpoint {
     pub(super) fn reserve(address: u64, cpus: &[u32]) -> Result<Self, NoSlot> {
         let mut events = Vec::new();
         for &cpu in cpus {
-            match open(address, cpu) {
-                Ok(event) => events.push((cpu, event)),
+            match perf::breakpoint_event(Breakpoint::Write, address, cpu) {
+                Ok(event) => events.push((cpu, File::from(event))),
                 Err(error) => return Err(refused(cpu, &error)),
             }
         }
@@ -104,35 +79,6 @@ impl Watchpoint {
         }
         Ok(sum)
     }
-}
-
-fn open(address: u64, cpu: u32) -> io::Result<File> {
-    let attr = Attr {
-        kind: PERF_TYPE_BREAKPOINT,
-        size: PERF_ATTR_SIZE,
-        sample_period: 1,
-        flags: DISABLED | EXCLUDE_USER | EXCLUDE_HV,
-        bp_type: HW_BREAKPOINT_W,
-        bp_addr: address,
-        bp_len: 4,
-        ..Attr::default()
-    };
-    // SAFETY: `attr` is as long as it says, and lives until the call returns.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            &raw const attr,
-            -1 as libc::pid_t,
-            cpu as libc::c_int,
-            -1 as libc::c_int,
-            PERF_FLAG_FD_CLOEXEC,
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
 fn refused(cpu: u32, error: &io::Error) -> NoSlot {
@@ -189,26 +135,9 @@ pub(super) fn likely_holders(proc: &Path) -> Vec<String> {
     holders
 }
 
-/// CPUs that are online, from a list such as `0-3,8`.
-pub(super) fn online(text: &str) -> Option<Vec<u32>> {
-    let mut cpus = Vec::new();
-    for part in text.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        cpus.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
-    }
-    Some(cpus)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_of_cpus_are_read() {
-        assert_eq!(online("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
-        assert_eq!(online("0"), Some(vec![0]));
-        assert_eq!(online("all"), None);
-    }
 
     #[test]
     fn a_full_cpu_is_told_from_a_refusal() {
