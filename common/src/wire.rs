@@ -14,6 +14,7 @@ mod event;
 mod kind;
 mod lockdep;
 mod reason;
+pub mod sched;
 mod watch;
 
 pub use decode::{DecodeError, decode};
@@ -94,7 +95,7 @@ pub struct VmaBody {
     /// too, and the `VM_FAULT_*` bits in the lower half; `vma_read_fail`,
     /// `vma_read_refused` and `vma_write_fail` have the errno in the lower half (0: a null pointer was
     /// returned); these and `vma_read_temporary` have a [`Reason`] in the upper half. `lockdep_acquire` has
-    /// lockdep's `read` (0: for writing) in the lowest byte.
+    /// lockdep's `read` (0: for writing) in the lowest byte. `task_*`, `sched_*` and `stack`: see [`sched`].
     pub arg: u32,
 }
 

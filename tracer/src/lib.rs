@@ -21,6 +21,7 @@ pub mod recording;
 pub mod sim;
 pub mod sink;
 pub mod source;
+pub mod stacks;
 pub mod state;
 pub mod text;
 pub mod watch;

@@ -4,11 +4,13 @@ pub mod live;
 pub mod replay;
 mod ring;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tracer_common::wire::Event;
 
 use crate::info::{Losses, SourceInfo};
+use crate::stacks::Stacks;
 
 /// What one call of [`Source::poll`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,12 @@ pub trait Source {
 
     /// Ends the source: what it already has can still be polled, then comes [`Poll::End`].
     fn stop(&mut self);
+
+    /// The stacks that its events so far have numbers of.
+    fn stacks(&self) -> &Stacks {
+        static NONE: LazyLock<Stacks> = LazyLock::new(Stacks::default);
+        &NONE
+    }
 
     /// What is known to be missing so far.
     ///

@@ -335,6 +335,8 @@ impl Engine {
             Kind::FaultEnd => self.fault_end(t, event),
             Kind::LockdepAcquire => self.lockdep_acquire(t, event),
             Kind::LockdepRelease => self.lockdep_release(t, event),
+            Kind::TaskFork | Kind::TaskExec | Kind::TaskExit => {}
+            Kind::SchedOut | Kind::SchedIn | Kind::SchedWake | Kind::Stack => {}
             Kind::Gap => {}
         }
     }

@@ -84,6 +84,21 @@ kinds! {
     /// `handle_mm_fault` returned.
     FaultEnd = 33, "fault_end", Vma;
 
+    /// A task made another one: `arg` is its tid, `vm_refcnt` its process, `mm` its address space.
+    TaskFork = 40, "task_fork", Vma;
+    /// A task runs another program: `mm` is its new address space, `arg` the tid that it had before.
+    TaskExec = 41, "task_exec", Vma;
+    /// A task is on its way out. It may still take and give back locks while it tears down its address space.
+    TaskExit = 42, "task_exit", Vma;
+    /// A task that holds or awaits a lock leaves its CPU; see [`super::sched`].
+    SchedOut = 43, "sched_out", Vma;
+    /// A task that left its CPU like that runs again.
+    SchedIn = 44, "sched_in", Vma;
+    /// A task that left its CPU like that was made runnable: `arg` is its tid, the header's task the one that woke it.
+    SchedWake = 45, "sched_wake", Vma;
+    /// Stacks of the task's event before this one, a wait or a hold that ended; see [`super::sched`].
+    Stack = 46, "stack", Vma;
+
     /// lockdep was told that a task has a VMA's lock, or an mmap_lock: the truth, where the kernel has it.
     LockdepAcquire = 48, "lockdep_acquire", Vma;
     /// lockdep was told that a task gives it back.
