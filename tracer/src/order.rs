@@ -34,7 +34,7 @@ use tracer_common::wire::{Event, Header, Kind};
 use crate::info::Losses;
 
 /// Puts events into the order of time; see the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Order {
     pending: Vec<Event>,
     /// Sort keys of what goes out in this round; a field only for its memory.
@@ -88,7 +88,7 @@ fn is_placeholder(event: &Event) -> bool {
 /// Time, then CPU and number, then place in `pending`.
 type Key = (u64, u64, u32);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Cpu {
     /// All numbers before this one came or were declared missing.
     next: u32,

@@ -127,8 +127,8 @@ pub struct Aged {
     pub mms: (u64, u64),
 }
 
-/// The state of all tasks and locks; see the module.
-#[derive(Debug)]
+/// The state of all tasks and locks; see the module. A clone is the state at this instant, to go on from later.
+#[derive(Clone, Debug)]
 pub struct Engine {
     tasks: Table<Task>,
     vmas: Table<Vma>,

@@ -132,7 +132,7 @@ pub struct Case {
 }
 
 /// The check; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Accounting {
     applies: bool,
     explains: Explains,

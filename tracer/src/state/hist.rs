@@ -50,6 +50,13 @@ impl Histogram {
         self.max_ns
     }
 
+    /// Every bucket that is not empty, from the shortest durations on: its smallest and its largest value in
+    /// nanoseconds, and how many lie in it.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        let counted = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        counted.map(|(at, &count)| (lowest(at), highest(at), count))
+    }
+
     /// The duration that `percent` of all do not exceed, rounded up by at most 1/16; 0 if there are none.
     pub fn percentile(&self, percent: f64) -> u64 {
         if self.count == 0 {

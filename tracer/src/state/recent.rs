@@ -17,7 +17,7 @@ struct Odd {
 }
 
 /// The latest anomalies, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Recent(VecDeque<Odd>);
 
 impl Recent {

@@ -15,7 +15,7 @@ pub(super) struct Site {
 }
 
 /// The table of sites, and what follows from it as a whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sites {
     table: Vec<Site>,
     /// Every release of a VMA read lock is seen at its own place, or follows from what is.

@@ -9,7 +9,7 @@ pub(super) trait Idle {
 }
 
 /// Numbered slots, found by key. A slot number stays valid until [`Table`] gives the slot away.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Table<V> {
     index: FxHashMap<u64, u32>,
     slots: Vec<Slot<V>>,
@@ -21,7 +21,7 @@ pub(super) struct Table<V> {
     aged_busy: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<V> {
     key: u64,
     /// Used since the hand came by.

@@ -52,7 +52,7 @@ impl Wait {
 }
 
 /// Those of one VMA, in the order in which they came.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Queue {
     waits: Vec<Wait>,
     /// It was full before: something is there that no event explains, and waiting for it is idle.
@@ -60,7 +60,7 @@ struct Queue {
 }
 
 /// By the address of their VMA.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     queues: FxHashMap<u64, Queue>,
     /// Memory of queues that are not needed now.

@@ -129,7 +129,7 @@ impl VmaState {
 }
 
 /// All tasks and VMAs.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     tasks: Vec<TaskState>,
     vmas: Vec<VmaState>,
