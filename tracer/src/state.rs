@@ -46,6 +46,7 @@ pub(crate) mod hist;
 mod lock;
 mod lockdep;
 mod mmap;
+mod notes;
 mod recent;
 mod sites;
 mod small;
@@ -65,6 +66,8 @@ pub use counters::{
 pub use hist::Histogram;
 pub use lock::{Mm, Vma, WriteLocked};
 use lock::{TaskKey, unlink};
+use notes::Notes;
+pub use notes::{Note, Place, Round, RoundEnd, Span, What, Who};
 use recent::Recent;
 use sites::Sites;
 use table::Table;
@@ -158,6 +161,7 @@ pub struct Engine {
     totals: Totals,
     anomalies: Vec<Anomaly>,
     recent: Recent,
+    notes: Notes,
     aged_counters: TaskCounters,
     aged_self: TaskCounters,
 }
@@ -190,6 +194,7 @@ impl Engine {
             totals: Totals::default(),
             anomalies: Vec::new(),
             recent: Recent::default(),
+            notes: Notes::default(),
             aged_counters: TaskCounters::default(),
             aged_self: TaskCounters::default(),
         }
@@ -202,6 +207,7 @@ impl Engine {
         self.after.clear();
         self.rewritten = None;
         self.ended = None;
+        self.notes.clear(event);
         self.now_ns = self.now_ns.max(event.header.ts_ns);
         let meta = if event.kind == Kind::Gap {
             self.totals.gaps += 1;
@@ -354,6 +360,7 @@ impl Engine {
         let epoch = self.epoch;
         while let Some(wait) = self.take_wait(t, |wait| wait.epoch != epoch) {
             self.totals.waits_unknown[wait.lock as usize] += 1;
+            self.note_wait(t, &wait, What::Wait, None);
         }
     }
 
@@ -608,8 +615,10 @@ impl Engine {
             self.totals.holds[lock].record(ns);
             self.totals.holds_by[lock][how as usize] += 1;
             self.tasks[t].counters.holds[lock].record(ns);
+            self.note_hold(t, hold, Some(ns), how);
         } else {
             self.totals.unknown_hold(hold.lock, how);
+            self.note_hold(t, hold, None, how);
         }
     }
 
@@ -618,6 +627,7 @@ impl Engine {
         let hold = self.drop_hold(t, at);
         self.totals.books(hold.lock).lost += 1;
         self.totals.unknown_hold(hold.lock, Provenance::Unknown);
+        self.note_hold(t, &hold, None, Provenance::Unknown);
     }
 
     fn record_wait(&mut self, t: u32, wait: &Wait, ts_ns: u64) {
@@ -626,8 +636,10 @@ impl Engine {
             let ns = ts_ns.saturating_sub(wait.since_ns);
             self.totals.waits[lock].record(ns);
             self.tasks[t].counters.waits[lock].record(ns);
+            self.note_wait(t, wait, What::Wait, Some(ns));
         } else {
             self.totals.waits_unknown[lock] += 1;
+            self.note_wait(t, wait, What::Wait, None);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use tracer_common::wire::{Event, Kind, Reason};
 
-use super::Engine;
 use super::task::{Attempt, Lock};
+use super::{Engine, Note};
 
 /// `EAGAIN`: `vma_start_read` met a detached VMA.
 const EAGAIN: u16 = 11;
@@ -15,7 +15,11 @@ impl Engine {
         // passed, or of a VMA in the making: no news of it.
         let mut reason = reason_of(event);
         self.totals.refused[reason as usize] += 1;
-        self.totals.read_misses += u64::from(reason == Reason::Detached);
+        if reason == Reason::Detached {
+            self.totals.read_misses += 1;
+            let who = self.who(t);
+            self.notes.add(|| Note::Miss(who));
+        }
         let task = &mut self.tasks[t];
         task.counters.refused += 1;
         let vma = event.vma().unwrap_or(0);
@@ -82,6 +86,12 @@ impl Engine {
         let counters = &mut self.tasks[t].counters;
         counters.read_fails += 1;
         counters.fails[reason as usize] += 1;
+        if !self.notes.is_on() {
+            return;
+        }
+        let vma = event.vma().or(attempt.map(|attempt| attempt.vma)).unwrap_or(0);
+        let (who, place) = (self.who(t), self.place_of_vma(vma, event.mm().unwrap_or(0)));
+        self.notes.add(|| Note::LookUpFailed(who, place, reason));
     }
 
     /// Whether this release takes back what a temporary reader had raised.

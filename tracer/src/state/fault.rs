@@ -4,7 +4,7 @@ use tracer_common::wire::{Event, Provenance, fault, flag};
 
 use super::counters::{AnomalyKind, Faults};
 use super::task::{Retry, Start};
-use super::{Engine, Frame, Hold, Lock};
+use super::{Engine, Frame, Hold, Lock, Note, Place, Round, RoundEnd};
 
 pub(super) use tracer_common::wire::fault::FLAG_VMA_LOCK as VMA_LOCK;
 
@@ -38,10 +38,20 @@ impl Engine {
         {
             self.know_fault_lock(t, v, event);
         }
-        let (vma, mm) = v.map_or((0, 0), |v| (self.vmas.key(v), self.vmas[v].mm));
+        let place = v.map_or(Place::default(), |v| {
+            let vma = &self.vmas[v];
+            Place {
+                mm: vma.mm,
+                vma: self.vmas.key(v),
+                vm_start: vma.vm_start,
+                vm_end: vma.vm_end,
+            }
+        });
         let frame = Frame {
-            vma,
-            mm,
+            vma: place.vma,
+            mm: place.mm,
+            vm_start: place.vm_start,
+            vm_end: place.vm_end,
             flags,
             released: false,
             epoch: self.epoch,
@@ -91,7 +101,7 @@ impl Engine {
         if result & DROPPED == 0 {
             self.vma_of(event);
         }
-        self.count_fault(t, flags, result);
+        self.count_fault(t, event, frame.as_ref());
         if flags & VMA_LOCK == 0 {
             return;
         }
@@ -126,7 +136,9 @@ impl Engine {
     }
 
     /// One round ended; the fault itself may come again.
-    fn count_fault(&mut self, t: u32, flags: u16, result: u16) {
+    fn count_fault(&mut self, t: u32, event: &Event, frame: Option<&Frame>) {
+        let (flags, result) = (event.fault_flags(), event.fault_result());
+        let user = flags & fault::FLAG_USER != 0;
         let under_vma = flags & VMA_LOCK != 0;
         let retry = result & fault::RESULT_RETRY != 0;
         if under_vma && retry {
@@ -142,23 +154,49 @@ impl Engine {
             task.retry = Some(Retry {
                 depth,
                 was_vma: was_vma || under_vma,
-                user: flags & fault::FLAG_USER != 0,
+                user,
             });
+            let end = RoundEnd::SentBack;
+            self.note_round(t, event, frame, (end, was_vma || under_vma));
             return;
         }
         if before.is_some() {
             task.retry = None;
         }
-        let faults = origin(&mut task.counters, flags & fault::FLAG_USER != 0);
-        if result & fault::RESULT_ERROR != 0 {
+        let faults = origin(&mut task.counters, user);
+        let end = if result & fault::RESULT_ERROR != 0 {
             faults.error += 1;
+            RoundEnd::Error
         } else if under_vma {
             faults.vma_lock += 1;
+            RoundEnd::VmaLock
         } else if was_vma {
             faults.retried += 1;
+            RoundEnd::Retried
         } else {
             faults.mmap_lock += 1;
+            RoundEnd::MmapLock
+        };
+        self.note_round(t, event, frame, (end, was_vma || under_vma));
+    }
+
+    #[inline]
+    fn note_round(&mut self, t: u32, event: &Event, frame: Option<&Frame>, how: (RoundEnd, bool)) {
+        if !self.notes.is_on() {
+            return;
         }
+        let (who, place) = (self.who(t), self.place_of_fault(event, frame));
+        let flags = event.fault_flags();
+        self.notes.add(|| {
+            Note::Round(Round {
+                who,
+                place,
+                end: how.0,
+                under_vma: flags & VMA_LOCK != 0,
+                user: flags & fault::FLAG_USER != 0,
+                was_vma: how.1,
+            })
+        });
     }
 
     /// The task does something that it would not do on the way from a RETRY to the next round.
@@ -166,6 +204,8 @@ impl Engine {
         let task = &mut self.tasks[t];
         if let Some(retry) = task.retry.take() {
             origin(&mut task.counters, retry.user).abandoned += 1;
+            let who = self.who(t);
+            self.notes.add(|| Note::Abandoned(who));
         }
     }
 

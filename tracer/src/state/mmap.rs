@@ -3,7 +3,8 @@
 use tracer_common::wire::{Event, Kind, Provenance, flag};
 
 use super::counters::AnomalyKind;
-use super::{Engine, Hold, Lock, Wait};
+use super::notes::write_lock_ended;
+use super::{Engine, Hold, Lock, Wait, What, Who};
 
 impl Engine {
     pub(super) fn mmap_start(&mut self, t: u32, event: &Event) {
@@ -199,11 +200,13 @@ impl Engine {
         let Some(address) = event.mm() else { return };
         self.mm_of(address, event);
         let lock = Lock::mmap(event.is_write());
-        if self
-            .take_wait(t, |wait| wait.lock == lock && wait.mm == address)
-            .is_none()
-        {
-            self.totals.waits_unknown[lock as usize] += 1;
+        match self.take_wait(t, |wait| wait.lock == lock && wait.mm == address) {
+            Some(wait) => {
+                let known = wait.epoch == self.epoch;
+                let ns = known.then(|| event.header.ts_ns.saturating_sub(wait.since_ns));
+                self.note_wait(t, &wait, What::GaveUp, ns);
+            }
+            None => self.totals.waits_unknown[lock as usize] += 1,
         }
         self.tasks[t].counters.mmap_fails += 1;
     }
@@ -310,6 +313,8 @@ impl Engine {
         self.lives += 1;
         let life = self.lives;
         let epoch = self.epoch;
+        let who = t.map_or(Who::default(), |t| self.who(t));
+        let (address, site) = (self.mms.key(m), self.notes.site);
         let mm = &mut self.mms[m];
         mm.write_life = life;
         for locked in &mm.write_locked {
@@ -320,8 +325,14 @@ impl Engine {
                     self.totals.holds[at].record(ns);
                     self.totals.holds_by[at][Provenance::Derived as usize] += 1;
                     self.tasks[t].counters.holds[at].record(ns);
+                    self.notes
+                        .add(|| write_lock_ended(who, address, locked, Some(ns), site));
                 }
-                _ => self.totals.unknown_hold(Lock::VmaWrite, Provenance::Unknown),
+                _ => {
+                    self.totals.unknown_hold(Lock::VmaWrite, Provenance::Unknown);
+                    self.notes
+                        .add(|| write_lock_ended(who, address, locked, None, site));
+                }
             }
             match t {
                 Some(_) => self.totals.gave(Lock::VmaWrite, Provenance::Derived),

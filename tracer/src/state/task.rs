@@ -103,6 +103,10 @@ pub struct Frame {
     pub vma: u64,
     /// Address of the `mm_struct`; 0 if unknown.
     pub mm: u64,
+    /// First address of the VMA, if known.
+    pub vm_start: u64,
+    /// First address after the VMA; 0: range unknown.
+    pub vm_end: u64,
     /// `FAULT_FLAG_*`.
     pub flags: u16,
     /// The VMA lock's release was seen inside.
