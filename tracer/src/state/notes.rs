@@ -119,7 +119,7 @@ pub enum Note {
 }
 
 /// The notes of the latest event.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Notes {
     on: bool,
     list: Vec<Note>,
