@@ -43,17 +43,20 @@ mod attempt;
 mod counters;
 mod fault;
 pub(crate) mod hist;
+mod life;
 mod lock;
 mod lockdep;
 mod mmap;
 mod notes;
 mod recent;
+mod run;
 mod sites;
 mod small;
 mod table;
 mod task;
 mod view;
 mod vma;
+mod waiting;
 
 use tracer_common::site::FIRST_DYNAMIC;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
@@ -69,12 +72,14 @@ use lock::{TaskKey, unlink};
 use notes::Notes;
 pub use notes::{Note, Place, Round, RoundEnd, Span, What, Who};
 use recent::Recent;
+pub use run::{Run, RunState};
 use sites::Sites;
 use table::Table;
 use task::OpenPut;
 pub use task::{Frame, Hold, Lock, Start, Task, Wait};
 pub(crate) use view::VmaEntry;
 pub use view::{Held, MmView, TaskView, VmaView};
+pub use waiting::{Blocker, Blocks, Waiting};
 
 /// How surely an event is known, beside the event itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +163,8 @@ pub struct Engine {
     echo: Option<u64>,
     /// The task of the latest event.
     current: u32,
+    /// Whether the scheduler's events are there: then who makes an event of its own runs, until one says otherwise.
+    runs_known: bool,
     totals: Totals,
     anomalies: Vec<Anomaly>,
     recent: Recent,
@@ -191,6 +198,7 @@ impl Engine {
             ended: None,
             echo: None,
             current: 0,
+            runs_known: false,
             totals: Totals::default(),
             anomalies: Vec::new(),
             recent: Recent::default(),
@@ -309,8 +317,16 @@ impl Engine {
 
     #[inline]
     fn take(&mut self, event: &Event) {
+        if is_beside_locks(event.kind) {
+            self.take_beside(event);
+            return;
+        }
         let t = self.enter(event);
         self.current = t;
+        if let Some(put) = self.tasks[t].open_put {
+            self.tasks[t].open_put = None;
+            self.resolve_put(t, put, event);
+        }
         if event.header.site >= FIRST_DYNAMIC && event.has(flag::READ_FAULT) && event.vma().is_none() {
             // Some lock changed, and it is not known which.
             self.anomaly(AnomalyKind::NotAVma, event, None);
@@ -347,6 +363,23 @@ impl Engine {
         }
     }
 
+    /// What a task does beside its locks. It may come between any two events about them, and ends no wait, try or
+    /// release whose meaning is still open.
+    fn take_beside(&mut self, event: &Event) {
+        let t = self.enter(event);
+        self.current = t;
+        match event.kind {
+            Kind::TaskFork => self.task_fork(event),
+            Kind::TaskExec => self.task_exec(t, event),
+            Kind::TaskExit => self.task_exit(t, event),
+            Kind::SchedOut => self.sched_out(t, event),
+            Kind::SchedIn => self.sched_in(t, event),
+            Kind::SchedWake => self.sched_wake(event),
+            Kind::Stack => self.stack(t, event),
+            _ => {}
+        }
+    }
+
     /// Who does something does not wait: a wait from before a gap is over, unless this event ends it.
     #[inline]
     fn drop_stale_waits(&mut self, t: u32, kind: Kind) {
@@ -372,10 +405,7 @@ impl Engine {
         let t = match self.tasks.find(key) {
             Some(t) if self.tasks[t].pid == header.pid => t,
             Some(t) => {
-                self.totals.reused_tids += 1;
-                self.unlink_task(t);
-                let old = core::mem::take(&mut self.tasks[t]);
-                self.keep_counters(&old);
+                self.replace_task(t);
                 t
             }
             None => self.insert_task(key),
@@ -386,9 +416,8 @@ impl Engine {
         task.comm = header.comm;
         task.last_ns = header.ts_ns;
         task.counters.events += 1;
-        if let Some(put) = task.open_put {
-            task.open_put = None;
-            self.resolve_put(t, put, event);
+        if self.runs_known && !task.run.says_running(self.epoch) {
+            self.is_running(t, header.ts_ns);
         }
         t
     }
@@ -622,8 +651,20 @@ impl Engine {
         }
     }
 
-    /// A hold is gone, nobody knows since when.
+    /// A hold is gone, nobody knows since when; with the write side of an `mmap_lock` go the VMA write locks under it.
     fn lose_hold(&mut self, t: u32, at: usize) {
+        let hold = &self.tasks[t].holds[at];
+        if hold.lock == Lock::MmapWrite
+            && let Some(m) = self.mms.find(hold.mm)
+            && self.mms[m].writer == Some(self.key(t))
+        {
+            self.end_vma_writes(None, m, self.now_ns);
+        }
+        self.lose_this_hold(t, at);
+    }
+
+    /// As [`Self::lose_hold`], but the VMA write locks are still held: only this one was doubtful.
+    fn lose_this_hold(&mut self, t: u32, at: usize) {
         let hold = self.drop_hold(t, at);
         self.totals.books(hold.lock).lost += 1;
         self.totals.unknown_hold(hold.lock, Provenance::Unknown);
@@ -738,6 +779,12 @@ impl Engine {
         self.totals.gave(Lock::VmaRead, Provenance::Observed);
         self.totals.unknown_hold(Lock::VmaRead, Provenance::Unknown);
     }
+}
+
+/// Whether events of a kind tell of a task, and of no lock.
+#[inline]
+fn is_beside_locks(kind: Kind) -> bool {
+    (Kind::TaskFork as u8..=Kind::Stack as u8).contains(&(kind as u8))
 }
 
 /// The idle tasks of all CPUs share tid 0.

@@ -15,6 +15,9 @@
 //! site 1 lock_next_vma         where events with site=1 come from; a number behind it is their bound in ns
 //! limits 2 2 2                 at most so many tasks, VMAs, mms
 //! 10 mmap_start t1 m1 write    time, kind, task, then mm, vma and fields in any order
+//! 10 task_fork t1 child=5/7 m2 · task_exec t1/1 was=3 m2 · task_exit t1 last
+//! 10 sched_out t1 state=2 iowait stacks=3,4 · sched_in t1 · sched_wake t1 woken=5/7
+//! 10 stack t1 stacks=3,4 of=mmap_acquire
 //! 20 gap cpu=1 missing=3
 //! < vma_read_release t1 v1 bounded 5    derived and handed on before the last event; bound in ns or -
 //! > vma_read_release t1 v1 derived -    the same, after it
@@ -24,8 +27,13 @@
 //! t1 holds mmap_write(m1)@10/observed vma_read(v1)@?12/bounded    all that it holds; `@?`: start not seen
 //! t1 waits mmap_read(m1)@5/observed     or `-` for nothing; so below
 //! t1 faults vma_lock=1 retried=2        those named, all others are 0
-//! v1 readers t1 t2 · v1 writer t1 · v1 awaited t1 · v1 detached yes
+//! t1 run sleeping@10/observed state=2 iowait stacks=3,4    what it does with its processor; `@?`: since then at least
+//! t1 exited 10                          when it ended
+//! t1 blocked t2:vma_read(v1)@5/observed t3>mmap_write(m1)@6/observed    who is in its way: holds it, or waits ahead
+//! v1 readers t1 t2 · v1 writer t1 · v1 awaited t1 · v1 detached yes · v1 range 1000-3000
+//! v1 held t1@5/observed                 its readers' holds; `writes` is its writer's
 //! m1 readers t1 · m1 writer t1 · m1 waiters t1 t2
+//! m1 line t1:mmap_read@5/observed       who waits for it, the longest first
 //! count unknown_starts/mmap_read 1
 //! anomaly write_of_read_locked 1        all others must not occur
 //! account checked 3 · account exact 2 · account concurrent 1 · account too_few 1    at the end; all other reasons: 0
@@ -39,8 +47,9 @@ use std::path::Path;
 
 use tracer::check::accounting::{Accounting, OpenReason};
 use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
-use tracer::state::{AnomalyKind, Engine, Limits, Lock, Meta, Start};
+use tracer::state::{AnomalyKind, Blocks, Engine, Held, Limits, Lock, Meta, Run, RunState, Start};
 use tracer_common::site;
+use tracer_common::wire::sched::out;
 use tracer_common::wire::{Event, Kind, Provenance, Reason, fault, flag};
 
 type Result<T> = std::result::Result<T, String>;
@@ -390,6 +399,28 @@ impl Scenario {
                 .map(|(name, count)| format!("{name}={count}"))
                 .collect()
             }
+            "run" => view.iter().flat_map(|view| run_words(view.run())).collect(),
+            "exited" => view
+                .and_then(|view| view.exited_ns())
+                .map(|ns| ns.to_string())
+                .into_iter()
+                .collect(),
+            "blocked" => view
+                .iter()
+                .flat_map(tracer::state::TaskView::blockers)
+                .map(|blocker| {
+                    let (how, lock, mm, vma, since_ns) = match blocker.why {
+                        Blocks::Holds(hold) => (':', hold.lock, hold.mm, hold.vma, hold.since_ns),
+                        Blocks::Ahead(wait) => ('>', wait.lock, wait.mm, wait.vma, wait.since_ns),
+                    };
+                    let lock = lock_name(lock, mm, vma);
+                    format!(
+                        "t{}{how}{lock}@{since_ns}/{}",
+                        blocker.tid,
+                        blocker.certainty().name()
+                    )
+                })
+                .collect(),
             _ => return Err(format!("a task has no {what}")),
         };
         same(words[0], what, &or_dash(&found), &values.join(" "))
@@ -403,8 +434,16 @@ impl Scenario {
             return Err("what of it?".into());
         };
         let found = match (*what, &view) {
-            ("readers" | "writer" | "awaited" | "detached", None) => "?".into(),
+            ("readers" | "writer" | "awaited" | "detached" | "held" | "writes" | "range", None) => "?".into(),
             ("readers", Some(view)) => tids(view.readers()),
+            ("held", Some(view)) => or_dash(
+                &view
+                    .readers_held()
+                    .map(|held| held_word(&held))
+                    .collect::<Vec<_>>(),
+            ),
+            ("writes", Some(view)) => or_dash(&view.writer_held().iter().map(held_word).collect::<Vec<_>>()),
+            ("range", Some(view)) => format!("{:x}-{:x}", view.vma().vm_start, view.vma().vm_end),
             ("writer", Some(view)) => tids(view.writer()),
             ("awaited", Some(view)) => tids(view.waiting_writer()),
             ("detached", Some(view)) => if view.vma().detached { "yes" } else { "no" }.into(),
@@ -421,8 +460,22 @@ impl Scenario {
             return Err("what of it?".into());
         };
         let found = match (*what, &view) {
-            ("readers" | "writer" | "waiters", None) => "?".into(),
+            ("readers" | "writer" | "waiters" | "line" | "pid", None) => "?".into(),
             ("readers", Some(view)) => tids(view.readers()),
+            ("pid", Some(view)) => view.mm().pid.to_string(),
+            ("line", Some(view)) => {
+                let words = view.waiting().map(|waiting| {
+                    let wait = waiting.wait;
+                    let lock = wait.lock.name();
+                    format!(
+                        "t{}:{lock}@{}/{}",
+                        waiting.tid,
+                        wait.since_ns,
+                        wait.certainty.name()
+                    )
+                });
+                or_dash(&words.collect::<Vec<_>>())
+            }
             ("writer", Some(view)) => tids(view.writer()),
             ("waiters", Some(view)) => tids(view.waiters()),
             _ => return Err(format!("an address space has no {what}")),
@@ -526,7 +579,29 @@ fn set_field(event: &mut Event, field: &str) -> Result<()> {
         ("non_owner", "") => event.header.flags |= flag::NON_OWNER,
         ("cpu", value) => event.header.cpu = parse(value)?,
         ("site", value) => event.header.site = parse(value)?,
-        ("missing" | "errno", value) => event.body.arg = parse(value)?,
+        ("missing" | "errno" | "was", value) => event.body.arg = parse(value)?,
+        ("last", "") => event.body.arg = 1,
+        ("child" | "woken", value) => {
+            let (tid, pid) = value.split_once('/').unwrap_or((value, value));
+            event.body.arg = parse(tid)?;
+            event.body.vm_refcnt = parse(pid)?;
+        }
+        ("state", value) => event.body.arg |= parse::<u32>(value)?,
+        ("iowait", "") => event.body.arg |= out::IOWAIT,
+        ("reclaim", "") => event.body.arg |= out::RECLAIM,
+        ("preempted", "") => event.body.arg |= out::PREEMPTED,
+        ("stacks", value) => {
+            let (kernel, user) = value.split_once(',').ok_or("stacks are KERNEL,USER")?;
+            event.body.vma = parse(kernel)?;
+            event.body.vm_start = parse(user)?;
+        }
+        ("of", value) => {
+            event.body.arg = Kind::from_name(value).ok_or_else(|| format!("no kind {value}"))? as u32;
+        }
+        ("seq", value) => {
+            event.header.flags |= flag::MM_SEQ;
+            event.body.mm_lock_seq = parse(value)?;
+        }
         ("range", value) => {
             let (start, end) = value.split_once('-').ok_or("a range is START-END")?;
             event.header.flags |= flag::RANGE;
@@ -658,6 +733,42 @@ fn name_of(address: u64) -> String {
 
 fn lock_name(lock: Lock, mm: u64, vma: u64) -> String {
     format!("{}({})", lock.name(), name_of(if vma == 0 { mm } else { vma }))
+}
+
+fn held_word(held: &Held) -> String {
+    format!(
+        "t{}@{}/{}",
+        held.tid,
+        held.hold.since_ns,
+        held.hold.certainty.name()
+    )
+}
+
+fn run_words(run: Run) -> Vec<String> {
+    if run.state == RunState::Unknown {
+        return vec!["unknown".into()];
+    }
+    let since = if run.since_known { "" } else { "?" };
+    let mut words = vec![format!(
+        "{}@{since}{}/{}",
+        run.state.name(),
+        run.since_ns,
+        run.certainty.name()
+    )];
+    if run.state == RunState::Sleeping {
+        words.push(format!("state={}", run.task_state));
+    }
+    for (is, name) in [
+        (run.iowait, "iowait"),
+        (run.reclaim, "reclaim"),
+        (run.preempted, "preempted"),
+    ] {
+        words.extend(is.then(|| name.to_owned()));
+    }
+    if run.state != RunState::Running && (run.kernel_stack, run.user_stack) != (0, 0) {
+        words.push(format!("stacks={},{}", run.kernel_stack, run.user_stack));
+    }
+    words
 }
 
 fn tids(tids: impl IntoIterator<Item = u32>) -> String {

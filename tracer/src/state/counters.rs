@@ -180,11 +180,13 @@ pub enum AnomalyKind {
     CoverageHole,
     /// A probe at an instruction found no VMA where one has to be: the text that was read is not what runs.
     NotAVma,
+    /// A task ran another program with a lock held that it had taken before.
+    HeldAcrossExec,
 }
 
 impl AnomalyKind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::StartWhileWaiting,
         Self::AcquireWithoutStart,
         Self::ReleaseWithoutAcquire,
@@ -202,6 +204,7 @@ impl AnomalyKind {
         Self::ReadKeptInUserMode,
         Self::CoverageHole,
         Self::NotAVma,
+        Self::HeldAcrossExec,
     ];
 
     /// The name in all output.
@@ -224,6 +227,7 @@ impl AnomalyKind {
             Self::ReadKeptInUserMode => "read_kept_in_user_mode",
             Self::CoverageHole => "coverage_hole",
             Self::NotAVma => "not_a_vma",
+            Self::HeldAcrossExec => "held_across_exec",
         }
     }
 }

@@ -14,6 +14,9 @@ const DROPPED: u16 = fault::RESULT_RETRY | fault::RESULT_COMPLETED;
 impl Engine {
     pub(super) fn fault_begin(&mut self, t: u32, event: &Event) {
         let flags = event.fault_flags();
+        if flags & fault::FLAG_USER != 0 && self.tasks[t].exited_ns != 0 {
+            self.revive(t);
+        }
         if flags & fault::FLAG_USER != 0 && !self.tasks[t].frames.is_empty() {
             // The task was in user mode, so it is in no other fault.
             if self.tasks[t].frames.iter().any(|frame| frame.epoch == self.epoch) {

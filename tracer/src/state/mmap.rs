@@ -125,8 +125,11 @@ impl Engine {
             return false;
         };
         let task = &self.tasks[t];
-        task.position(lock, address)
-            .is_some_and(|at| task.holds[at].epoch == epoch)
+        // Of one that has ended since, the release is the more likely to be missing.
+        task.position(lock, address).is_some_and(|at| {
+            let hold = &task.holds[at];
+            hold.epoch == epoch && hold.since_ns >= task.exited_ns
+        })
     }
 
     /// Forgets all holders of an `mmap_lock`, `keep` excepted.

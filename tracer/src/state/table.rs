@@ -1,11 +1,18 @@
 //! A map with an upper bound: when it is full, what has been idle for long makes room, and is counted.
 
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 
 /// What can be forgotten without contradicting anything.
 pub(super) trait Idle {
     /// Whether nothing is held, awaited or referred to here.
     fn is_idle(&self) -> bool;
+
+    /// Whether it is over with: it is the first to make room then.
+    fn is_done(&self) -> bool {
+        false
+    }
 }
 
 /// Numbered slots, found by key. A slot number stays valid until [`Table`] gives the slot away.
@@ -19,6 +26,8 @@ pub(super) struct Table<V> {
     last: (u64, u32),
     aged: u64,
     aged_busy: u64,
+    /// Slots whose entries will not be asked for any more, as far as is known; each stands here once.
+    retired: VecDeque<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,6 +35,8 @@ struct Slot<V> {
     key: u64,
     /// Used since the hand came by.
     recent: bool,
+    /// Waits in [`Table::retired`].
+    retired: bool,
     value: V,
 }
 
@@ -43,6 +54,7 @@ impl<V: Idle> Table<V> {
             last: (0, u32::MAX),
             aged: 0,
             aged_busy: 0,
+            retired: VecDeque::new(),
         }
     }
 
@@ -81,6 +93,13 @@ impl<V: Idle> Table<V> {
         if self.slots.len() < self.limit {
             return None;
         }
+        while let Some(at) = self.retired.pop_front() {
+            let slot = &mut self.slots[at as usize];
+            slot.retired = false;
+            if slot.value.is_done() && slot.value.is_idle() {
+                return Some(at);
+            }
+        }
         for _ in 0..LOOK_AT.min(self.slots.len() * 2) {
             let at = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
@@ -102,10 +121,13 @@ impl<V: Idle> Table<V> {
         let new = Slot {
             key,
             recent: true,
+            retired: false,
             value,
         };
         let (at, old) = if let Some(at) = room {
-            let old = core::mem::replace(&mut self.slots[at as usize], new);
+            // If it stands among the retired ones, it goes on standing there.
+            let retired = self.slots[at as usize].retired;
+            let old = core::mem::replace(&mut self.slots[at as usize], Slot { retired, ..new });
             self.index.remove(&old.key);
             self.aged += 1;
             self.aged_busy += u64::from(!old.value.is_idle());
@@ -117,6 +139,15 @@ impl<V: Idle> Table<V> {
         self.index.insert(key, at);
         self.last = (key, at);
         (at, old)
+    }
+
+    /// An entry is over with.
+    pub(super) fn retire(&mut self, at: u32) {
+        let slot = &mut self.slots[at as usize];
+        if !slot.retired {
+            slot.retired = true;
+            self.retired.push_back(at);
+        }
     }
 
     /// The key of a slot.

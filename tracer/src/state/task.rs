@@ -3,6 +3,7 @@
 use tracer_common::wire::{COMM_LEN, Provenance, Reason};
 
 use super::counters::TaskCounters;
+use super::run::Run;
 use super::small::Small;
 use super::table::Idle;
 
@@ -67,6 +68,8 @@ pub struct Hold {
     pub vm_end: u64,
     /// Since when, in nanoseconds.
     pub since_ns: u64,
+    /// Numbers of the kernel's and the user's stack with which it was taken; 0: not known.
+    pub stacks: (u32, u32),
 }
 
 /// When a hold began, and how surely that is known.
@@ -184,6 +187,9 @@ pub struct Task {
     pub(super) reads_known: u32,
     /// The `mmap_lock`s about which all is known of this task, and in which state of knowledge.
     pub(super) known_mms: [(u64, u32); 2],
+    pub(super) run: Run,
+    /// When it ended; 0: it has not, as far as that was seen.
+    pub(super) exited_ns: u64,
 }
 
 impl Task {
@@ -224,5 +230,9 @@ impl Task {
 impl Idle for Task {
     fn is_idle(&self) -> bool {
         self.holds.is_empty() && self.waits.is_empty() && self.frames.is_empty()
+    }
+
+    fn is_done(&self) -> bool {
+        self.exited_ns != 0
     }
 }

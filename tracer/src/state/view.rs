@@ -7,16 +7,16 @@ use super::{Engine, Hold, Lock, Mm, Task, Vma, Wait, WriteLocked};
 /// One task, as it is now.
 #[derive(Clone, Copy)]
 pub struct TaskView<'a> {
-    engine: &'a Engine,
-    task: &'a Task,
-    key: u32,
+    pub(super) engine: &'a Engine,
+    pub(super) task: &'a Task,
+    pub(super) key: u32,
 }
 
 /// One VMA, as it is now.
 #[derive(Clone, Copy)]
 pub struct VmaView<'a> {
-    engine: &'a Engine,
-    vma: &'a Vma,
+    pub(super) engine: &'a Engine,
+    pub(super) vma: &'a Vma,
     /// Address of the `vm_area_struct`.
     pub address: u64,
 }
@@ -35,8 +35,8 @@ pub struct Held {
 /// One address space, as it is now.
 #[derive(Clone, Copy)]
 pub struct MmView<'a> {
-    engine: &'a Engine,
-    mm: &'a Mm,
+    pub(super) engine: &'a Engine,
+    pub(super) mm: &'a Mm,
     /// Address of the `mm_struct`.
     pub address: u64,
 }
@@ -102,7 +102,7 @@ impl Engine {
             .count() as u64
     }
 
-    fn now(&self, certainty: Provenance, epoch: u32) -> Provenance {
+    pub(super) fn now(&self, certainty: Provenance, epoch: u32) -> Provenance {
         if epoch == self.epoch {
             certainty
         } else {
@@ -233,7 +233,7 @@ impl<'a> TaskView<'a> {
 }
 
 impl Engine {
-    fn as_hold(&self, mm: u64, locked: &WriteLocked) -> Hold {
+    pub(super) fn as_hold(&self, mm: u64, locked: &WriteLocked) -> Hold {
         Hold {
             lock: Lock::VmaWrite,
             certainty: self.now(Provenance::Observed, locked.epoch),
@@ -247,6 +247,7 @@ impl Engine {
             vm_start: locked.vm_start,
             vm_end: locked.vm_end,
             since_ns: locked.since_ns,
+            stacks: (0, 0),
         }
     }
 }
@@ -265,9 +266,13 @@ impl<'a> VmaView<'a> {
 
     /// The thread that holds it for writing.
     pub fn writer(&self) -> Option<u32> {
+        self.writer_key().map(|key| self.engine.tid(key))
+    }
+
+    pub(super) fn writer_key(&self) -> Option<u32> {
         let writer = self.vma.writer?;
         let mm = self.engine.mms.peek(self.vma.mm)?;
-        (mm.write_life == writer.life).then(|| self.engine.tid(writer.task))
+        (mm.write_life == writer.life).then_some(writer.task)
     }
 
     /// The thread that waits for its readers.

@@ -87,6 +87,7 @@ impl Engine {
             vm_start: vma.vm_start,
             vm_end: vma.vm_end,
             since_ns: start.since_ns,
+            stacks: (0, 0),
         };
         self.add_hold(t, hold);
     }
@@ -212,7 +213,7 @@ impl Engine {
             if self.tasks[t].holds[at].epoch == self.epoch {
                 return;
             }
-            self.lose_hold(t, at);
+            self.lose_this_hold(t, at);
         } else if self.tasks[t].knows_mm(mm, self.epoch) {
             self.anomaly(AnomalyKind::WriteWithoutMmapLock, event, None);
         }
