@@ -75,7 +75,6 @@ use recent::Recent;
 pub use run::{Run, RunState};
 use sites::Sites;
 use table::Table;
-use task::OpenPut;
 pub use task::{Frame, Hold, Lock, Start, Task, Wait};
 pub(crate) use view::VmaEntry;
 pub use view::{Held, MmView, TaskView, VmaView};
@@ -471,14 +470,12 @@ impl Engine {
         );
         let vma = &self.vmas[v];
         let foreign = event.mm().is_some_and(|mm| vma.mm != 0 && mm != vma.mm);
-        if foreign || (vma.detached && starts_life) {
-            self.totals.recycled_vmas += 1;
-            self.close_readers(v, event, None);
-            let vma = &mut self.vmas[v];
-            vma.detached = false;
-            vma.writer = None;
-            vma.waiting_writer = None;
-            vma.vm_end = 0;
+        let elsewhere = event
+            .range()
+            .is_some_and(|range| range != (vma.vm_start, vma.vm_end));
+        let comes_back = vma.detached && event.kind == Kind::VmaAttach;
+        if foreign || (vma.detached && starts_life) || (comes_back && elsewhere && vma.vm_end != 0) {
+            self.recycle_vma(v, event);
         }
         let vma = &mut self.vmas[v];
         vma.last_ns = event.header.ts_ns;
@@ -534,12 +531,13 @@ impl Engine {
         let room = self.mms.make_room();
         if let Some(old) = room {
             let address = self.mms.key(old);
-            self.totals.books(Lock::VmaWrite).lost += self.mms[old].write_locked.len() as u64;
+            self.totals.books(Lock::VmaWrite).lost += self.mms[old].write_count();
             self.lose_others(old, None);
             while let Some(&key) = self.mms[old].waiters.first() {
                 self.drop_waits(key, |wait| wait.vma == 0 && wait.mm == address);
                 unlink(&mut self.mms[old].waiters, key);
             }
+            self.lose_links(old, u64::MAX);
         }
         self.lives += 1;
         let mm = Mm {
@@ -579,6 +577,7 @@ impl Engine {
                 }
             }
             Lock::VmaRead => {
+                self.link(t, hold.mm);
                 if let Some(v) = self.vmas.find(hold.vma) {
                     self.vmas[v].readers.push(key);
                 }
@@ -609,6 +608,7 @@ impl Engine {
                 if let Some(v) = self.vmas.find(hold.vma) {
                     unlink(&mut self.vmas[v].readers, key);
                 }
+                self.unlink(hold.mm);
                 for frame in self.tasks[t].frames.iter_mut() {
                     frame.released |= frame.vma == hold.vma;
                 }
@@ -690,6 +690,9 @@ impl Engine {
             let key = self.key(t);
             self.unlink_wait(key, &oldest);
         }
+        if wait.lock == Lock::VmaWrite {
+            self.link(t, wait.mm);
+        }
         self.tasks[t].waits.push(wait);
     }
 
@@ -715,6 +718,7 @@ impl Engine {
             {
                 self.vmas[v].waiting_writer = None;
             }
+            self.unlink(wait.mm);
         } else if let Some(m) = self.mms.find(wait.mm) {
             unlink(&mut self.mms[m].waiters, key);
         }
@@ -745,39 +749,6 @@ impl Engine {
         self.recent.take_back(from_ns, &mut self.totals);
         self.anomalies
             .retain(|anomaly| anomaly.event.header.ts_ns < from_ns);
-    }
-
-    /// What became of a release without a known acquire, now that the task's next event is there.
-    #[cold]
-    fn resolve_put(&mut self, t: u32, put: OpenPut, next: &Event) {
-        let of_it = next.vma().is_none_or(|vma| vma == put.vma);
-        if next.kind == Kind::VmaReadTemporary && of_it {
-            return;
-        }
-        if next.kind == Kind::VmaReadRefused && of_it {
-            self.count_temporary(t, put.vma, next.reason());
-            return;
-        }
-        let all_seen = self.sites.acquires_observed && self.sites.temporaries_observed;
-        if all_seen && put.ts_ns > 0 && self.tasks[t].reads_known == self.epoch {
-            let mut event = Event::synthetic(Kind::VmaReadRelease, put.ts_ns);
-            event.header.tid = next.header.tid;
-            event.header.pid = next.header.pid;
-            event.header.comm = next.header.comm;
-            event.header.cpu = next.header.cpu;
-            event.header.flags = flag::VMA | if put.mm == 0 { 0 } else { flag::MM };
-            event.body.vma = put.vma;
-            event.body.mm = put.mm;
-            self.anomaly(AnomalyKind::ReleaseWithoutAcquire, &event, None);
-        }
-        self.book_unknown_put();
-    }
-
-    fn book_unknown_put(&mut self) {
-        self.totals.books(Lock::VmaRead).unknown_starts += 1;
-        // The event is of another moment, but of the same place.
-        self.totals.gave(Lock::VmaRead, Provenance::Observed);
-        self.totals.unknown_hold(Lock::VmaRead, Provenance::Unknown);
     }
 }
 

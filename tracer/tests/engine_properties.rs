@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
-use tracer::state::{Engine, Limits, Lock};
+use tracer::state::{Blocks, Engine, Limits, Lock, RunState};
 use tracer_common::site;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
 
@@ -39,6 +39,11 @@ fn any_event() -> impl Strategy<Value = Event> {
             event.body.mm = 0x100 * mm;
             event.body.vma = 0x1000 * vma;
             event.body.arg = arg;
+            event.body.mm_lock_seq = arg >> 5 & 7;
+            if matches!(kind, Kind::TaskFork | Kind::TaskExec | Kind::SchedWake) {
+                event.body.arg = arg % 5;
+                event.body.vm_refcnt = pid;
+            }
             event
         })
 }
@@ -115,6 +120,7 @@ fn check(engine: &Engine) {
             totals.holds[lock as usize].count() + totals.holds_unknown[lock as usize]
         );
     }
+    engine.audit().unwrap();
     let mut vma_reads = 0;
     let mut mmap_reads = 0;
     let mut mmap_writes = 0;
@@ -138,6 +144,15 @@ fn check(engine: &Engine) {
                     assert!(mm.is_some_and(|mm| mm.writer() == Some(tid)));
                 }
                 Lock::VmaWrite => {}
+            }
+        }
+        let run = task.run();
+        assert!(run.state == RunState::Unknown || run.certainty != Provenance::Unknown);
+        for blocker in task.blockers() {
+            let other = engine.task(blocker.tid).unwrap();
+            match blocker.why {
+                Blocks::Holds(hold) => assert!(other.holds().any(|held| held == hold)),
+                Blocks::Ahead(wait) => assert!(other.waits().any(|waits| waits == wait)),
             }
         }
         for wait in task.waits() {
@@ -166,6 +181,7 @@ fn claims_nothing(engine: &Engine) {
     for task in engine.tasks() {
         assert!(task.holds().all(|hold| hold.certainty == Provenance::Unknown));
         assert!(task.waits().all(|wait| wait.certainty == Provenance::Unknown));
+        assert_eq!(task.run().state, RunState::Unknown);
     }
 }
 
@@ -240,7 +256,7 @@ proptest! {
     /// never makes it look wrong.
     #[test]
     fn a_gap_is_never_taken_for_an_anomaly(
-        operations in proptest::collection::vec((1u32..4, 0u8..5), 1..60),
+        operations in proptest::collection::vec((1u32..4, 0u8..8), 1..60),
         lost in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
         let mut events = Vec::new();
@@ -306,6 +322,36 @@ fn operation(events: &mut Vec<Event>, tid: u32, what: u8) {
             push(Kind::MmapAcquire, flag::WRITE, 0);
             push(Kind::VmaWriteStart, vma, 0);
             push(Kind::VmaWriteAcquire, vma, 0);
+            push(Kind::MmapRelease, flag::WRITE, 0);
+        }
+        // The whole life of a task, and another one under the same number.
+        5 => {
+            push(Kind::SchedOut, 0, 2);
+            push(Kind::SchedWake, 0, tid);
+            push(Kind::SchedIn, 0, 0);
+            push(Kind::TaskExec, 0, tid);
+            push(Kind::MmapStart, flag::WRITE, 0);
+            push(Kind::MmapAcquire, flag::WRITE, 0);
+            push(Kind::SchedOut, 0, 0);
+            push(Kind::SchedIn, 0, 0);
+            push(Kind::MmapRelease, flag::WRITE, 0);
+            push(Kind::TaskExit, 0, 1);
+            push(Kind::MmapStart, 0, 0);
+            push(Kind::MmapAcquire, 0, 0);
+            push(Kind::Stack, 0, Kind::MmapAcquire as u32);
+            push(Kind::MmapRelease, 0, 0);
+            push(Kind::TaskFork, 0, tid);
+        }
+        // A VMA is unmapped and its memory used again, under one lock.
+        6 => {
+            push(Kind::MmapStart, flag::WRITE, 0);
+            push(Kind::MmapAcquire, flag::WRITE, 0);
+            push(Kind::VmaWriteStart, vma, 0);
+            push(Kind::VmaWriteAcquire, vma, 0);
+            push(Kind::VmaDetach, vma, 0);
+            push(Kind::VmaWriteStart, vma, 0);
+            push(Kind::VmaWriteAcquire, vma, 0);
+            push(Kind::VmaAttach, vma, 0);
             push(Kind::MmapRelease, flag::WRITE, 0);
         }
         3 => {

@@ -25,6 +25,7 @@
 //! explained write_locked       the last event was handed on with this reason
 //! = mmap_downgrade                      the last event was handed on as this kind
 //! t1 holds mmap_write(m1)@10/observed vma_read(v1)@?12/bounded    all that it holds; `@?`: start not seen
+//! t1 ranges m1:- v1:1000-3000           the ranges of all that it holds
 //! t1 waits mmap_read(m1)@5/observed     or `-` for nothing; so below
 //! t1 faults vma_lock=1 retried=2        those named, all others are 0
 //! t1 run sleeping@10/observed state=2 iowait stacks=3,4    what it does with its processor; `@?`: since then at least
@@ -49,8 +50,12 @@ use tracer::check::accounting::{Accounting, OpenReason};
 use tracer::info::{SiteInfo, SourceInfo, UnseenInfo};
 use tracer::state::{AnomalyKind, Blocks, Engine, Held, Limits, Lock, Meta, Run, RunState, Start};
 use tracer_common::site;
-use tracer_common::wire::sched::out;
-use tracer_common::wire::{Event, Kind, Provenance, Reason, fault, flag};
+use tracer_common::wire::{Event, Kind, Provenance, Reason};
+
+#[path = "scenarios/fields.rs"]
+mod fields;
+
+use fields::{address_of, is_name, name_of, parse, set_field};
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -399,6 +404,17 @@ impl Scenario {
                 .map(|(name, count)| format!("{name}={count}"))
                 .collect()
             }
+            "ranges" => view
+                .iter()
+                .flat_map(tracer::state::TaskView::holds)
+                .map(|hold| {
+                    let name = name_of(if hold.vma == 0 { hold.mm } else { hold.vma });
+                    match hold.vm_end {
+                        0 => format!("{name}:-"),
+                        _ => format!("{name}:{:x}-{:x}", hold.vm_start, hold.vm_end),
+                    }
+                })
+                .collect(),
             "run" => view.iter().flat_map(|view| run_words(view.run())).collect(),
             "exited" => view
                 .and_then(|view| view.exited_ns())
@@ -530,6 +546,7 @@ impl Scenario {
                 "failed_detached" => totals.fails[Reason::Detached as usize],
                 "refused_detached" => totals.refused[Reason::Detached as usize],
                 "non_owner_releases" => totals.non_owner_releases,
+                "recycled_mms" => totals.recycled_mms,
                 "recycled_vmas" => totals.recycled_vmas,
                 "reused_tids" => totals.reused_tids,
                 "read_fails" => totals.read_fails,
@@ -555,95 +572,6 @@ impl Scenario {
         self.expected_anomalies.insert((*name).into(), parse(number)?);
         Ok(())
     }
-}
-
-fn set_field(event: &mut Event, field: &str) -> Result<()> {
-    if is_name(field, 't') {
-        let (tid, pid) = field[1..].split_once('/').unwrap_or((&field[1..], &field[1..]));
-        event.header.tid = parse(tid)?;
-        event.header.pid = parse(pid)?;
-        return Ok(());
-    }
-    if is_name(field, 'm') {
-        event.header.flags |= flag::MM;
-        event.body.mm = address_of(field)?;
-        return Ok(());
-    }
-    if is_name(field, 'v') {
-        event.header.flags |= flag::VMA;
-        event.body.vma = address_of(field)?;
-        return Ok(());
-    }
-    match field.split_once('=').unwrap_or((field, "")) {
-        ("write", "") => event.header.flags |= flag::WRITE,
-        ("non_owner", "") => event.header.flags |= flag::NON_OWNER,
-        ("cpu", value) => event.header.cpu = parse(value)?,
-        ("site", value) => event.header.site = parse(value)?,
-        ("missing" | "errno" | "was", value) => event.body.arg = parse(value)?,
-        ("last", "") => event.body.arg = 1,
-        ("child" | "woken", value) => {
-            let (tid, pid) = value.split_once('/').unwrap_or((value, value));
-            event.body.arg = parse(tid)?;
-            event.body.vm_refcnt = parse(pid)?;
-        }
-        ("state", value) => event.body.arg |= parse::<u32>(value)?,
-        ("iowait", "") => event.body.arg |= out::IOWAIT,
-        ("reclaim", "") => event.body.arg |= out::RECLAIM,
-        ("preempted", "") => event.body.arg |= out::PREEMPTED,
-        ("stacks", value) => {
-            let (kernel, user) = value.split_once(',').ok_or("stacks are KERNEL,USER")?;
-            event.body.vma = parse(kernel)?;
-            event.body.vm_start = parse(user)?;
-        }
-        ("of", value) => {
-            event.body.arg = Kind::from_name(value).ok_or_else(|| format!("no kind {value}"))? as u32;
-        }
-        ("seq", value) => {
-            event.header.flags |= flag::MM_SEQ;
-            event.body.mm_lock_seq = parse(value)?;
-        }
-        ("range", value) => {
-            let (start, end) = value.split_once('-').ok_or("a range is START-END")?;
-            event.header.flags |= flag::RANGE;
-            event.body.vm_start = hex(start)?;
-            event.body.vm_end = hex(end)?;
-        }
-        // What lockdep calls `read`: 0 is a writer.
-        ("read", value) => event.body.arg = parse(value)?,
-        ("reason", value) => {
-            let reason = Reason::ALL.iter().find(|reason| reason.name() == value);
-            event.body.arg |= (*reason.ok_or_else(|| format!("no reason {value}"))? as u32) << 16;
-        }
-        ("refcnt", value) => {
-            event.header.flags |= flag::REFCNT;
-            event.body.vm_refcnt = u32::try_from(hex(value)?).map_err(|error| error.to_string())?;
-        }
-        ("flags", value) => {
-            for name in value.split(',') {
-                event.body.arg |= 1
-                    << 16
-                    << match name {
-                        "vma" => fault::FLAG_VMA_LOCK.trailing_zeros(),
-                        "user" => fault::FLAG_USER.trailing_zeros(),
-                        "tried" => fault::FLAG_TRIED.trailing_zeros(),
-                        "write" => fault::FLAG_WRITE.trailing_zeros(),
-                        "remote" => fault::FLAG_REMOTE.trailing_zeros(),
-                        _ => return Err(format!("no fault flag {name}")),
-                    };
-            }
-        }
-        ("result", value) => {
-            event.body.arg |= u32::from(match value {
-                "retry" => fault::RESULT_RETRY,
-                "completed" => fault::RESULT_COMPLETED,
-                "major" => fault::RESULT_MAJOR,
-                "sigbus" => 2,
-                _ => return Err(format!("no fault result {value}")),
-            });
-        }
-        _ => return Err(format!("no field {field}")),
-    }
-    Ok(())
 }
 
 fn describe(event: &Event, meta: &Meta) -> String {
@@ -689,6 +617,7 @@ fn check_books(engine: &Engine) -> Result<()> {
         let went = books.releases + books.converted_out + books.lost + held[lock as usize];
         same("books of", lock.name(), &came, &went)?;
     }
+    engine.audit()?;
     for view in engine.vmas() {
         for tid in view.readers() {
             let task = engine.tasks().find(|task| task.task().tid == tid);
@@ -710,25 +639,6 @@ fn same<T: PartialEq + std::fmt::Display>(what: &str, of: &str, found: &T, expec
     } else {
         Err(format!("{what} {of}: found '{found}', expected '{expected}'"))
     }
-}
-
-fn is_name(word: &str, letter: char) -> bool {
-    word.strip_prefix(letter)
-        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-}
-
-/// `m1`, `v1`: kernel addresses that can be told apart and led back.
-fn address_of(name: &str) -> Result<u64> {
-    let number: u64 = parse(&name[1..])?;
-    Ok(match name.as_bytes()[0] {
-        b'm' => 0xffff_8880_0000_0000,
-        _ => 0xffff_8881_0000_0000,
-    } + (number << 8))
-}
-
-fn name_of(address: u64) -> String {
-    let letter = if address >> 32 == 0xffff_8880 { 'm' } else { 'v' };
-    format!("{letter}{}", (address & 0xffff_ffff) >> 8)
 }
 
 fn lock_name(lock: Lock, mm: u64, vma: u64) -> String {
@@ -781,12 +691,4 @@ fn or_dash(words: &[String]) -> String {
     } else {
         words.join(" ")
     }
-}
-
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> {
-    text.parse().map_err(|error| format!("'{text}': {error}"))
-}
-
-fn hex(text: &str) -> Result<u64> {
-    u64::from_str_radix(text, 16).map_err(|error| format!("'{text}': {error}"))
 }

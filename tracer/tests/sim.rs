@@ -76,6 +76,7 @@ fn engine_equals_truth(setup: Setup) {
     }
     assert!(compared > 1_000, "{compared} truths");
     assert!(engine.anomalies().is_empty(), "{:?}", engine.anomalies());
+    assert_eq!(engine.totals().recycled_mms, 0, "no mm is freed in it");
     assert!(
         truths
             .values()

@@ -294,6 +294,8 @@ pub struct Totals {
     pub non_owner_releases: u64,
     /// VMAs whose memory was seen to be used for another VMA.
     pub recycled_vmas: u64,
+    /// Address spaces whose memory was seen to be used for another one: what was held in the old one is lost.
+    pub recycled_mms: u64,
     /// Tasks whose tid was seen to be used for another process.
     pub reused_tids: u64,
     /// Rounds of faults under the VMA lock that ended without RETRY: `vma_lock_success` of `/proc/vmstat`.

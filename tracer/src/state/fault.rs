@@ -50,6 +50,11 @@ impl Engine {
                 vm_end: vma.vm_end,
             }
         });
+        if flags & fault::FLAG_USER != 0
+            && let Some(m) = self.mms.find(place.mm)
+        {
+            self.mms[m].pid = event.header.pid;
+        }
         let frame = Frame {
             vma: place.vma,
             mm: place.mm,

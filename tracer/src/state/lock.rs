@@ -38,6 +38,8 @@ pub(super) struct Writer {
     pub task: TaskKey,
     /// [`Mm::write_life`] when it was taken: another value there means that it has ended.
     pub life: u64,
+    /// Where it stands in [`Mm::write_locked`].
+    pub at: u32,
     pub epoch: u32,
 }
 
@@ -59,12 +61,14 @@ pub struct WriteLocked {
     /// Since when, in nanoseconds.
     pub since_ns: u64,
     pub(super) epoch: u32,
+    /// The VMA's memory has become another VMA since: this one is gone.
+    pub(super) gone: bool,
 }
 
 /// One address space, by the address of its `mm_struct`.
 #[derive(Clone, Debug, Default)]
 pub struct Mm {
-    /// Process of the task that was first seen with it.
+    /// Its process: the one that was seen to run in it last, else the one that was first seen with it.
     pub pid: u32,
     /// `mm_lock_seq` as last seen.
     pub mm_lock_seq: Option<u32>,
@@ -76,11 +80,46 @@ pub struct Mm {
     pub(super) readers: Small<TaskKey, 4>,
     pub(super) waiters: Small<TaskKey, 4>,
     pub(super) write_locked: Vec<WriteLocked>,
+    /// How many of those are gone.
+    pub(super) write_gone: u32,
+    /// VMA read locks in it that are held, and waits for its VMAs' readers.
+    pub(super) links: u32,
+    pub(super) seen: Option<Seen>,
     /// Grows by one whenever all VMA write locks of this `mm` end.
     pub(super) write_life: u64,
 }
 
+/// `mm_lock_seq` as it was read by one who had the `mmap_lock`, so that nobody changed it meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub ts_ns: u64,
+    pub seq: u32,
+    /// The same, of the latest time that the lock was taken for writing.
+    pub write: Option<u32>,
+}
+
+impl Seen {
+    /// Whether a value read later can only be another address space's: it never goes back, and is another one each time
+    /// that the lock is taken for writing.
+    pub(super) fn is_of_other_life(&self, ts_ns: u64, seq: u32, takes_write: bool) -> bool {
+        let back = |old: u32| seq.wrapping_sub(old) > u32::MAX / 2;
+        let same = takes_write && self.write.is_some_and(|old| old == seq || back(old));
+        ts_ns > self.ts_ns && (same || back(self.seq))
+    }
+}
+
 impl Mm {
+    /// VMAs that are write-locked until the write side ends.
+    pub(super) fn write_held(&self) -> impl Iterator<Item = (usize, &WriteLocked)> {
+        let all = self.write_locked.iter().enumerate();
+        all.filter(|(_, locked)| !locked.gone)
+    }
+
+    /// How many those are.
+    pub(super) fn write_count(&self) -> u64 {
+        self.write_locked.len() as u64 - u64::from(self.write_gone)
+    }
+
     pub(super) fn count(&mut self, lock: Lock) {
         self.acquires[lock as usize] += 1;
     }
@@ -92,6 +131,7 @@ impl Idle for Mm {
             && self.readers.is_empty()
             && self.waiters.is_empty()
             && self.write_locked.is_empty()
+            && self.links == 0
     }
 }
 

@@ -43,9 +43,9 @@ impl Engine {
 
     pub(super) fn mmap_acquire(&mut self, t: u32, event: &Event) {
         let Some(address) = event.mm() else { return };
-        let m = self.mm_of(address, event);
         let lock = Lock::mmap(event.is_write());
         let wait = self.take_wait(t, |wait| wait.lock == lock && wait.mm == address);
+        let m = self.held_mm_of(address, event);
         match wait {
             Some(wait) => self.record_wait(t, &wait, event.header.ts_ns),
             // A downgrade looks like this where the kernel gives no other sign of it.
@@ -216,7 +216,7 @@ impl Engine {
 
     pub(super) fn mmap_release(&mut self, t: u32, event: &Event) {
         let Some(address) = event.mm() else { return };
-        let m = self.mm_of(address, event);
+        let m = self.held_mm_of(address, event);
         let write = event.is_write();
         let lock = Lock::mmap(write);
         if write {
@@ -288,7 +288,7 @@ impl Engine {
 
     pub(super) fn mmap_downgrade(&mut self, t: u32, event: &Event) {
         let Some(address) = event.mm() else { return };
-        let m = self.mm_of(address, event);
+        let m = self.held_mm_of(address, event);
         self.end_vma_writes(Some(t), m, event.header.ts_ns);
         if let Some(at) = self.tasks[t].position(Lock::MmapWrite, address) {
             let hold = self.drop_hold(t, at);
@@ -320,7 +320,7 @@ impl Engine {
         let (address, site) = (self.mms.key(m), self.notes.site);
         let mm = &mut self.mms[m];
         mm.write_life = life;
-        for locked in &mm.write_locked {
+        for (_, locked) in mm.write_held() {
             let at = Lock::VmaWrite as usize;
             match t {
                 Some(t) if locked.epoch == epoch => {
@@ -343,6 +343,7 @@ impl Engine {
             }
         }
         mm.write_locked.clear();
+        mm.write_gone = 0;
         mm.write_locked.shrink_to(1024);
     }
 

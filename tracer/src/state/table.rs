@@ -155,6 +155,12 @@ impl<V: Idle> Table<V> {
         self.slots[at as usize].key
     }
 
+    /// How many slots there are.
+    pub(super) fn len(&self) -> u32 {
+        // No more than the limit, which is one of 32 bits.
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
     /// How many had to make room, and how many of those were not idle.
     pub(super) fn aged(&self) -> (u64, u64) {
         (self.aged, self.aged_busy)

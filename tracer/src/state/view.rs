@@ -2,6 +2,7 @@
 
 use tracer_common::wire::Provenance;
 
+use super::lock::Writer;
 use super::{Engine, Hold, Lock, Mm, Task, Vma, Wait, WriteLocked};
 
 /// One task, as it is now.
@@ -89,9 +90,66 @@ impl Engine {
             }
         }
         for (_, mm) in self.mms.iter() {
-            held[Lock::VmaWrite as usize] += mm.write_locked.len() as u64;
+            held[Lock::VmaWrite as usize] += mm.write_count();
         }
         held
+    }
+
+    /// Whether both sides of everything agree: a hold or wait and the lock that it is of.
+    ///
+    /// # Errors
+    /// In words, what does not.
+    #[doc(hidden)]
+    pub fn audit(&self) -> Result<(), String> {
+        let mut links: std::collections::BTreeMap<u64, u32> = std::collections::BTreeMap::new();
+        for (key, task) in self.tasks.iter() {
+            for hold in task.holds.iter().filter(|hold| hold.lock == Lock::VmaRead) {
+                *links.entry(hold.mm).or_default() += 1;
+            }
+            for wait in task.waits.iter().filter(|wait| wait.lock == Lock::VmaWrite) {
+                *links.entry(wait.mm).or_default() += 1;
+                let vma = self.vmas.peek(wait.vma);
+                if vma.is_none_or(|vma| vma.waiting_writer != u32::try_from(key).ok()) {
+                    return Err(format!(
+                        "task {key} waits for VMA {:#x}, which does not know",
+                        wait.vma
+                    ));
+                }
+            }
+        }
+        // 0 is an mm that is not known.
+        links.remove(&0);
+        for (address, mm) in self.mms.iter() {
+            let found = links.remove(&address).unwrap_or(0);
+            if mm.links != found {
+                return Err(format!("mm {address:#x} counts {} links of {found}", mm.links));
+            }
+            let gone = mm.write_locked.iter().filter(|locked| locked.gone).count();
+            if gone as u64 + mm.write_count() != mm.write_locked.len() as u64 {
+                return Err(format!("mm {address:#x} counts {} of {gone} gone", mm.write_gone));
+            }
+            let mut vmas: Vec<u64> = mm.write_held().map(|(_, locked)| locked.vma).collect();
+            vmas.sort_unstable();
+            if let Some(twice) = vmas.windows(2).find(|pair| pair[0] == pair[1]) {
+                let forgotten = self.vmas.aged().0 > 0;
+                if !forgotten {
+                    return Err(format!("VMA {:#x} is write-locked twice", twice[0]));
+                }
+            }
+        }
+        for (address, vma) in self.vmas.iter() {
+            let Some(key) = vma.waiting_writer else { continue };
+            let task = self.tasks.peek(u64::from(key));
+            if task.is_none_or(|task| !task.waits.iter().any(|wait| wait.vma == address)) {
+                return Err(format!(
+                    "VMA {address:#x} is awaited by task {key}, which does not know"
+                ));
+            }
+        }
+        match links.first_key_value() {
+            Some((mm, links)) => Err(format!("mm {mm:#x} is not known and has {links} links")),
+            None => Ok(()),
+        }
     }
 
     /// Releases whose meaning only the next event of their task will tell.
@@ -210,9 +268,8 @@ impl<'a> TaskView<'a> {
             .filter_map(move |hold| Some((hold.mm, engine.mms.peek(hold.mm)?)))
             .filter(move |(_, mm)| mm.writer == Some(key))
             .flat_map(move |(address, mm)| {
-                mm.write_locked
-                    .iter()
-                    .map(move |locked| engine.as_hold(address, locked))
+                mm.write_held()
+                    .map(move |(at, locked)| engine.as_hold(address, at, locked))
             });
         direct.chain(writes)
     }
@@ -233,7 +290,16 @@ impl<'a> TaskView<'a> {
 }
 
 impl Engine {
-    pub(super) fn as_hold(&self, mm: u64, locked: &WriteLocked) -> Hold {
+    /// The range is the latest that was seen: the writer may have changed it since it took the lock.
+    pub(super) fn as_hold(&self, mm: u64, at: usize, locked: &WriteLocked) -> Hold {
+        let vma = self.vmas.peek(locked.vma).filter(|vma| {
+            let is_this = |writer: &Writer| writer.at as usize == at;
+            vma.mm == mm && vma.vm_end != 0 && vma.writer.as_ref().is_some_and(is_this)
+        });
+        let (vm_start, vm_end) = match vma {
+            Some(vma) => (vma.vm_start, vma.vm_end),
+            None => (locked.vm_start, locked.vm_end),
+        };
         Hold {
             lock: Lock::VmaWrite,
             certainty: self.now(Provenance::Observed, locked.epoch),
@@ -244,8 +310,8 @@ impl Engine {
             epoch: locked.epoch,
             mm,
             vma: locked.vma,
-            vm_start: locked.vm_start,
-            vm_end: locked.vm_end,
+            vm_start,
+            vm_end,
             since_ns: locked.since_ns,
             stacks: (0, 0),
         }
@@ -305,7 +371,7 @@ impl<'a> MmView<'a> {
     }
 
     /// VMAs that are write-locked until the write side ends.
-    pub fn write_locked(&self) -> &'a [WriteLocked] {
-        &self.mm.write_locked
+    pub fn write_locked(&self) -> impl Iterator<Item = &'a WriteLocked> + use<'a> {
+        self.mm.write_held().map(|(_, locked)| locked)
     }
 }

@@ -125,6 +125,39 @@ impl Engine {
         });
     }
 
+    /// What became of a release without a known acquire, now that the task's next event is there.
+    #[cold]
+    pub(super) fn resolve_put(&mut self, t: u32, put: OpenPut, next: &Event) {
+        let of_it = next.vma().is_none_or(|vma| vma == put.vma);
+        if next.kind == Kind::VmaReadTemporary && of_it {
+            return;
+        }
+        if next.kind == Kind::VmaReadRefused && of_it {
+            self.count_temporary(t, put.vma, next.reason());
+            return;
+        }
+        let all_seen = self.sites.acquires_observed && self.sites.temporaries_observed;
+        if all_seen && put.ts_ns > 0 && self.tasks[t].reads_known == self.epoch {
+            let mut event = Event::synthetic(Kind::VmaReadRelease, put.ts_ns);
+            event.header.tid = next.header.tid;
+            event.header.pid = next.header.pid;
+            event.header.comm = next.header.comm;
+            event.header.cpu = next.header.cpu;
+            event.header.flags = flag::VMA | if put.mm == 0 { 0 } else { flag::MM };
+            event.body.vma = put.vma;
+            event.body.mm = put.mm;
+            self.anomaly(AnomalyKind::ReleaseWithoutAcquire, &event, None);
+        }
+        self.book_unknown_put();
+    }
+
+    pub(super) fn book_unknown_put(&mut self) {
+        self.totals.books(Lock::VmaRead).unknown_starts += 1;
+        // The event is of another moment, but of the same place.
+        self.totals.gave(Lock::VmaRead, Provenance::Observed);
+        self.totals.unknown_hold(Lock::VmaRead, Provenance::Unknown);
+    }
+
     pub(super) fn vma_write_start(&mut self, t: u32, event: &Event) {
         let Some(v) = self.vma_of(event) else { return };
         let address = self.vmas.key(v);
@@ -168,25 +201,38 @@ impl Engine {
             self.end_vma_writes(None, m, event.header.ts_ns);
         }
         self.require_writer(t, m, mm, event);
-        let already = self.write_locked_by(v).is_some();
-        let vma = &mut self.vmas[v];
-        vma.writer = Some(Writer {
-            task: u32::try_from(self.tasks.key(t)).unwrap_or(u32::MAX),
-            life: self.mms[m].write_life,
-            epoch: self.epoch,
-        });
+        let vma = &self.vmas[v];
+        let before = vma.writer.filter(|writer| writer.life == self.mms[m].write_life);
         let locked = WriteLocked {
             vma: address,
             vm_start: vma.vm_start,
             vm_end: vma.vm_end,
             since_ns: event.header.ts_ns,
             epoch: self.epoch,
+            gone: false,
         };
-        if already {
-            self.totals.books(Lock::VmaWrite).lost += 1;
-        } else {
-            self.mms[m].write_locked.push(locked);
-        }
+        let write_locked = &mut self.mms[m].write_locked;
+        let at = match before {
+            // It stands there already: what is new is when it was taken, if that had become doubtful.
+            Some(writer) => {
+                self.totals.books(Lock::VmaWrite).lost += 1;
+                if writer.epoch != self.epoch {
+                    write_locked[writer.at as usize] = locked;
+                }
+                writer.at
+            }
+            None => {
+                write_locked.push(locked);
+                // There are WRITE_LOCKED_LIMIT of them at most.
+                u32::try_from(write_locked.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.vmas[v].writer = Some(Writer {
+            task: self.key(t),
+            life: self.mms[m].write_life,
+            at,
+            epoch: self.epoch,
+        });
     }
 
     fn end_write_wait(&mut self, t: u32, v: u32, event: &Event) {

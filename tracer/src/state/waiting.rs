@@ -125,16 +125,14 @@ impl<'a> VmaView<'a> {
     /// Its writer's hold, which lasts until the `mmap_lock` is given back or downgraded.
     pub fn writer_held(&self) -> Option<Held> {
         let key = self.writer_key()?;
+        let at = self.vma.writer?.at as usize;
         let mm = self.engine.mms.peek(self.vma.mm)?;
-        let locked = mm
-            .write_locked
-            .iter()
-            .rfind(|locked| locked.vma == self.address)?;
+        let locked = mm.write_locked.get(at)?;
         let task = self.engine.tasks.peek(u64::from(key))?;
         Some(Held {
             pid: task.pid,
             tid: task.tid,
-            hold: self.engine.as_hold(self.vma.mm, locked),
+            hold: self.engine.as_hold(self.vma.mm, at, locked),
         })
     }
 

@@ -176,7 +176,7 @@ pub(super) fn mms(inputs: &Inputs<'_>) -> Vec<MmReport> {
         writer: view.writer(),
         readers: view.readers().collect(),
         waiters: view.waiters().collect(),
-        vmas_write_locked: view.write_locked().len() as u64,
+        vmas_write_locked: view.write_locked().count() as u64,
     };
     views.iter().map(one).collect()
 }
