@@ -46,6 +46,18 @@ sites! {
     FOLLOW = 15;
     /// lockdep's own tracepoints.
     LOCKDEP = 16;
+    /// Tracepoint `sched_process_fork`.
+    TASK_FORK = 17;
+    /// Tracepoint `sched_process_exec`.
+    TASK_EXEC = 18;
+    /// Tracepoint `sched_process_exit`.
+    TASK_EXIT = 19;
+    /// Tracepoint `sched_switch`: counts tasks that took each other's place in the table of marks as drops.
+    SCHED_SWITCH = 20;
+    /// Tracepoints `sched_waking` and `sched_wakeup`.
+    SCHED_WAKE = 21;
+    /// Stacks of long waits and holds: counts the ones that the kernel did not give as drops.
+    STACK = 22;
     /// The first number for a site that was found at run time.
     FIRST_DYNAMIC = 32;
 }

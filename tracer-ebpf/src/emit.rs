@@ -4,20 +4,31 @@
 //! that user space sees. The time is taken *after* the space was reserved: whatever user space has
 //! not read yet was reserved, hence stamped, later than the moment when it found the ring empty. On
 //! that rests the exact merge of CPUs by time (see `order` on the other side).
+//!
+//! Those that return the time of their event return none if there was no room for it, or if nobody asked for its kind.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_get_current_comm},
+    EbpfContext,
+    helpers::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        generated::{bpf_get_current_comm, bpf_get_stack},
+    },
     macros::map,
     maps::{PerCpuArray, RingBuf, ring_buf::RingBufEntry},
 };
 use aya_log_ebpf::warn;
+use tracer_common::site;
 use tracer_common::wire::{
     ABI, COMM_LEN, CpuCounters, Header, Kind, MAX_SITES, MmapBody, MmapEvent, SiteCounters, VmaEvent,
+    sched::{KERNEL_FRAMES, StackEvent, USER_FRAMES},
 };
 
-use crate::{filter::Task, kread::Fields};
+use crate::{
+    filter::{self, Task},
+    kread::Fields,
+};
 
 /// The way to user space. Its size is set by the loader.
 #[map]
@@ -77,6 +88,16 @@ fn full(site: u32) {
     dropped(site);
 }
 
+/// The same where nothing may be logged.
+#[inline(always)]
+fn full_quietly(site: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the map gave a valid pointer.
+        count(unsafe { &raw mut (*counters).dropped });
+    }
+    dropped(site);
+}
+
 /// Counts something that a site lost.
 #[inline(always)]
 pub(crate) fn dropped(site: u32) {
@@ -86,26 +107,42 @@ pub(crate) fn dropped(site: u32) {
     }
 }
 
-/// Fills in a header where it lies in the ring; the command name is written there by the kernel itself.
+/// Fills in a header where it lies in the ring; the current task's command name is written there by the kernel
+/// itself. Returns the time.
 ///
 /// # Safety
 /// `header` points to writable memory of its size.
 #[inline(always)]
-unsafe fn stamp(header: *mut Header, kind: Kind, site: u32, flags: u16, task: &Task, seq: u32) {
+unsafe fn stamp(
+    header: *mut Header,
+    kind: Kind,
+    site: u32,
+    flags: u16,
+    task: &Task,
+    comm: Option<[u64; 2]>,
+    seq: u32,
+) -> u64 {
     // SAFETY: the caller's pointer; the helpers have no precondition.
     unsafe {
+        let now = bpf_ktime_get_ns();
         (*header).abi = ABI;
         (*header).kind = kind as u8;
         (*header).len = kind.wire_len();
         (*header).cpu = bpf_get_smp_processor_id() as u16;
         (*header).flags = flags;
-        (*header).ts_ns = bpf_ktime_get_ns();
+        (*header).ts_ns = now;
         (*header).seq = seq;
         (*header).pid = task.pid;
         (*header).tid = task.tid;
         (*header).site = site;
-        // Cannot fail for a buffer of this size; it zeroes the rest itself.
-        bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+        match comm {
+            Some(comm) => (&raw mut (*header).comm).cast::<[u64; 2]>().write(comm),
+            // Cannot fail for a buffer of this size; it zeroes the rest itself.
+            None => {
+                bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+            }
+        }
+        now
     }
 }
 
@@ -131,33 +168,106 @@ fn wakeup(seq: u32) -> u64 {
 
 /// Emits an `mmap_*` event.
 #[inline(always)]
-pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_lock_seq: u32) {
-    let Some(seq) = number(site) else { return };
+pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_lock_seq: u32) -> Option<u64> {
+    if !filter::is_asked(kind) {
+        return None;
+    }
+    let seq = number(site)?;
     let Some(mut entry) = EVENTS.reserve::<MmapEvent>(0) else {
         full(site);
-        return;
+        return None;
     };
     let event = entry.as_mut_ptr();
     // SAFETY: the ring gave room for one event, and every byte of it is written here.
-    unsafe {
-        stamp(&raw mut (*event).header, kind, site, flags, task, seq);
+    let now = unsafe {
+        let now = stamp(&raw mut (*event).header, kind, site, flags, task, None, seq);
         (*event).body = MmapBody {
             mm,
             mm_lock_seq,
             pad: 0,
         };
-    }
+        now
+    };
     entry.submit(wakeup(seq));
+    Some(now)
 }
 
-/// Emits a `vma_*` or `fault_*` event.
+/// Emits an event with the body of the `vma_*` ones.
 #[inline(always)]
-pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) {
+pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) -> Option<u64> {
+    if !filter::is_asked(kind) {
+        return None;
+    }
+    let seq = number(site)?;
+    if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
+        Some(fill(entry, kind, site, task, None, fields, seq, wakeup(seq)))
+    } else {
+        full(site);
+        None
+    }
+}
+
+/// The same from inside the scheduler, of whatever task: nobody is woken, nothing logged.
+#[inline(always)]
+pub(crate) fn quietly(kind: Kind, site: u32, task: &Task, comm: Option<[u64; 2]>, fields: &Fields) {
     let Some(seq) = number(site) else { return };
     match EVENTS.reserve::<VmaEvent>(0) {
-        Some(entry) => fill(entry, kind, site, task, fields, seq),
-        None => full(site),
+        Some(entry) => {
+            fill(entry, kind, site, task, comm, fields, seq, BPF_RB_NO_WAKEUP);
+        }
+        None => full_quietly(site),
     }
+}
+
+/// The same with the current task's stacks.
+#[inline(always)]
+pub(crate) fn with_frames(ctx: &impl EbpfContext, kind: Kind, site: u32, task: &Task, fields: &Fields) {
+    /// Of `bpf_get_stack`: the program's stack, not the kernel's.
+    const BPF_F_USER_STACK: u64 = 1 << 8;
+    const KERNEL: u32 = (KERNEL_FRAMES * 8) as u32;
+    const USER: u32 = (USER_FRAMES * 8) as u32;
+    let Some(seq) = number(site) else { return };
+    let Some(mut entry) = EVENTS.reserve::<StackEvent>(0) else {
+        full_quietly(site);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the ring gave room for one event, and every byte of it is written here: the helper zeroes what it does
+    // not fill, and what it gives back as an error is zeroed below. It gets the sizes of what it writes to.
+    unsafe {
+        let header = &raw mut (*event).event.header;
+        stamp(header, kind, site, fields.flags, task, None, seq);
+        (*header).len = size_of::<StackEvent>() as u16;
+        (*event).event.body = fields.body;
+        let frames = &raw mut (*event).frames;
+        if bpf_get_stack(ctx.as_ptr(), (&raw mut (*frames).kernel).cast(), KERNEL, 0) < 0 {
+            (*frames).kernel = [0; KERNEL_FRAMES];
+            dropped(site::STACK);
+        }
+        if bpf_get_stack(
+            ctx.as_ptr(),
+            (&raw mut (*frames).user).cast(),
+            USER,
+            BPF_F_USER_STACK,
+        ) < 0
+        {
+            (*frames).user = [0; USER_FRAMES];
+            dropped(site::STACK);
+        }
+    }
+    entry.submit(BPF_RB_NO_WAKEUP);
+}
+
+/// Emits the stacks of a wait or hold that ended with the task's event before.
+#[inline(always)]
+pub(crate) fn stack(ctx: &impl EbpfContext, task: &Task, of: Kind, length: u64) {
+    if !filter::is_asked(Kind::Stack) {
+        return;
+    }
+    let mut fields = Fields::EMPTY;
+    fields.body.vm_end = length;
+    fields.body.arg = of as u32;
+    with_frames(ctx, Kind::Stack, site::STACK, task, &fields);
 }
 
 /// How often to ask for room where the kernel does not wait for the ring's lock.
@@ -166,12 +276,14 @@ const TRIES: u32 = 512;
 /// The same from a place where the kernel takes an interrupt that cannot be put off, as kprobes and breakpoints are.
 /// 6.12 does not wait for the ring's lock there: while another CPU has it there is no room, for a moment.
 #[inline(always)]
-pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) {
-    let Some(seq) = number(site) else { return };
+pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) -> Option<u64> {
+    if !filter::is_asked(kind) {
+        return None;
+    }
+    let seq = number(site)?;
     for _ in 0..TRIES {
         if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
-            fill(entry, kind, site, task, fields, seq);
-            return;
+            return Some(fill(entry, kind, site, task, None, fields, seq, wakeup(seq)));
         }
         let free = EVENTS
             .query(BPF_RB_RING_SIZE)
@@ -181,15 +293,39 @@ pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) {
         }
     }
     full(site);
+    None
 }
 
 #[inline(always)]
-fn fill(mut entry: RingBufEntry<VmaEvent>, kind: Kind, site: u32, task: &Task, fields: &Fields, seq: u32) {
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it is the common end of many, and inlined into each"
+)]
+fn fill(
+    mut entry: RingBufEntry<VmaEvent>,
+    kind: Kind,
+    site: u32,
+    task: &Task,
+    comm: Option<[u64; 2]>,
+    fields: &Fields,
+    seq: u32,
+    wakeup: u64,
+) -> u64 {
     let event = entry.as_mut_ptr();
     // SAFETY: the ring gave room for one event, and every byte of it is written here.
-    unsafe {
-        stamp(&raw mut (*event).header, kind, site, fields.flags, task, seq);
+    let now = unsafe {
+        let now = stamp(
+            &raw mut (*event).header,
+            kind,
+            site,
+            fields.flags,
+            task,
+            comm,
+            seq,
+        );
         (*event).body = fields.body;
-    }
-    entry.submit(wakeup(seq));
+        now
+    };
+    entry.submit(wakeup);
+    now
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use tracer_common::wire::{COMM_LEN, Kind};
 
-use crate::twice;
+use crate::{mark, twice};
 
 /// Kinds to record, one bit by number.
 #[unsafe(no_mangle)]
@@ -42,16 +42,29 @@ pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(16384, 0);
 #[map]
 static TIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 
-/// The current task, if the user wants events of this kind of it.
+/// A task, by its numbers.
+#[repr(C)]
 pub(crate) struct Task {
     pub(crate) pid: u32,
     pub(crate) tid: u32,
 }
 
-/// Whether the user wants an event of that kind by the current task.
+/// Whether the user wants events of that kind.
+#[inline(always)]
+pub(crate) fn is_asked(kind: Kind) -> bool {
+    FILTER_KINDS.load() & (1 << kind as u8) != 0
+}
+
+/// Whether such an event is to be made now, of whatever task.
+#[inline(always)]
+pub(crate) fn is_on(kind: Kind) -> bool {
+    is_asked(kind) && ENABLED.get(0) == Some(&1)
+}
+
+/// The current task, if the user wants events of that kind by it, or if they change its marks.
 #[inline(always)]
 pub(crate) fn passes(kind: Kind) -> Option<Task> {
-    if FILTER_KINDS.load() & (1 << kind as u8) == 0 {
+    if !is_asked(kind) && !mark::need(kind) {
         return None;
     }
     if ENABLED.get(0) != Some(&1) {
@@ -79,8 +92,7 @@ pub(crate) fn passes(kind: Kind) -> Option<Task> {
     Some(Task { pid, tid })
 }
 
-/// Whether an event of that kind by the current task is wanted, and this program is the one to make it;
-/// see [`crate::twice`].
+/// [`passes`], and this program is the one to do the work; see [`crate::twice`].
 #[inline(always)]
 pub(crate) fn wanted<const AGAIN: bool>(kind: Kind, site: u32) -> Option<Task> {
     let task = passes(kind)?;

@@ -18,10 +18,10 @@ use crate::{
 
 /// `task_struct.pid`
 #[unsafe(no_mangle)]
-static OFF_TASK_PID: Global<u32> = Global::new(ABSENT);
+pub(crate) static OFF_TASK_PID: Global<u32> = Global::new(ABSENT);
 /// `task_struct.tgid`
 #[unsafe(no_mangle)]
-static OFF_TASK_TGID: Global<u32> = Global::new(ABSENT);
+pub(crate) static OFF_TASK_TGID: Global<u32> = Global::new(ABSENT);
 
 /// `task->pid` and `task->tgid` of a task that the verifier knows as one.
 #[inline(always)]

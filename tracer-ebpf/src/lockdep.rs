@@ -26,6 +26,7 @@ use crate::{
     args::arg,
     emit, filter,
     kread::{self, ABSENT, Bare, Fields, Memory as _},
+    mark,
 };
 
 /// `vm_area_struct.vmlock_dep_map`
@@ -87,14 +88,17 @@ fn caller(ctx: &TracePointContext) -> u64 {
 }
 
 #[inline(always)]
-fn report(kind: Kind, lock: &Lock, arg: u32) {
+fn report(ctx: &TracePointContext, kind: Kind, lock: &Lock, arg: u32) {
     // perf's programs are not preempted, so there is nothing to note.
     let Some(task) = filter::wanted::<false>(kind, site::FIRST_DYNAMIC) else {
         return;
     };
     let mut fields = Fields::EMPTY;
     match *lock {
-        Lock::Vma(vma) => kread::vma::<Bare>(vma, &mut fields),
+        Lock::Vma(vma) => {
+            mark::before_vma(kind, &task, vma, true);
+            kread::vma::<Bare>(vma, &mut fields);
+        }
         Lock::Mm(mm) => {
             fields.flags |= flag::MM;
             fields.body.mm = mm;
@@ -102,7 +106,11 @@ fn report(kind: Kind, lock: &Lock, arg: u32) {
         }
     }
     fields.body.arg = arg;
-    emit::vma(kind, site::LOCKDEP, &task, &fields);
+    let event = emit::vma(kind, site::LOCKDEP, &task, &fields);
+    // Of an `mmap_lock` the tracepoints tell more.
+    if let Lock::Vma(vma) = *lock {
+        mark::after_vma(ctx, kind, &task, vma, event, true);
+    }
 }
 
 /// What the programs return: with 0 the kernel would keep the event from everybody else who has asked for it. The
@@ -118,7 +126,7 @@ pub(crate) extern "C" fn lockdep_acquire(ctx: *mut c_void) -> u32 {
     let ctx = TracePointContext::new(ctx);
     if let Some(lock) = whose(&ctx) {
         let read = arg::<1>(&ctx) & READ != 0;
-        report(Kind::LockdepAcquire, &lock, acquire_arg(caller(&ctx), read));
+        report(&ctx, Kind::LockdepAcquire, &lock, acquire_arg(caller(&ctx), read));
     }
     GO_ON
 }
@@ -130,6 +138,7 @@ pub(crate) extern "C" fn lockdep_release(ctx: *mut c_void) -> u32 {
     let ctx = TracePointContext::new(ctx);
     if let Some(lock) = whose(&ctx) {
         report(
+            &ctx,
             Kind::LockdepRelease,
             &lock,
             release_arg(caller(&ctx), undisturbed()),

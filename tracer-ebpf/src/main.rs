@@ -25,8 +25,10 @@ mod follow;
 mod inflight;
 mod kread;
 mod lockdep;
+mod mark;
 mod mmap;
 mod point;
+mod sched;
 mod vma;
 mod watch;
 

@@ -6,7 +6,7 @@ use tracer_common::{
     wire::{Kind, flag},
 };
 
-use crate::{args::arg, emit, filter, kread};
+use crate::{args::arg, emit, filter, kread, mark};
 
 /// Which argument of the tracepoints is `write`: 1, or 2 where a `memcg_path` stands before it (6.12).
 #[unsafe(no_mangle)]
@@ -42,9 +42,11 @@ fn report<const AGAIN: bool>(ctx: &BtfTracePointContext, kind: Kind, site: u32, 
         return;
     };
     let mm: u64 = arg::<0>(ctx);
+    mark::before_mmap(kind, &task, mm);
     let mut flags = flag::MM | if write { flag::WRITE } else { 0 };
     let seq = kread::mm_lock_seq::<kread::Typed>(mm, &mut flags);
-    emit::mmap(kind, site, &task, flags, mm, seq);
+    let event = emit::mmap(kind, site, &task, flags, mm, seq);
+    mark::after_mmap(ctx, kind, &task, mm, event);
 }
 
 twice!(btf_tracepoint("mmap_lock_start_locking") mmap_start, mmap_start_again, BtfTracePointContext => on_mmap_start);
@@ -81,7 +83,8 @@ fn on_mmap_acquire<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
     let Some(task) = filter::wanted::<AGAIN>(kind, site::MMAP_ACQUIRE) else {
         return 0;
     };
-    emit::mmap(kind, site::MMAP_ACQUIRE, &task, flags | flag::MM, mm, seq);
+    let event = emit::mmap(kind, site::MMAP_ACQUIRE, &task, flags | flag::MM, mm, seq);
+    mark::after_mmap(ctx, kind, &task, mm, event);
     0
 }
 

@@ -20,6 +20,7 @@ use crate::{
     args::arg,
     emit, filter,
     kread::{self, Bare, Fields, Memory},
+    mark,
 };
 
 /// What the loader found, by the site's number less [`FIRST_DYNAMIC`].
@@ -28,7 +29,7 @@ static POINTS: Array<SiteEntry> = Array::with_max_entries(MAX_SITES - FIRST_DYNA
 
 /// Offset of `task_struct.mm`.
 #[unsafe(no_mangle)]
-static OFF_TASK_MM: Global<u32> = Global::new(kread::ABSENT);
+pub(crate) static OFF_TASK_MM: Global<u32> = Global::new(kread::ABSENT);
 
 /// One past the highest address that user space can have, with five levels of page tables.
 const USER_END: u64 = 1 << 56;
@@ -102,7 +103,9 @@ fn at(ctx: &impl EbpfContext) {
         fields.flags = flag::READ_FAULT;
     }
     fields.body.arg = (reason as u32) << 16;
-    emit::vma_in_nmi(kind, site, &task, &fields);
+    mark::before_vma(kind, &task, vma, false);
+    let event = emit::vma_in_nmi(kind, site, &task, &fields);
+    mark::after_vma(ctx, kind, &task, vma, event, false);
 }
 
 #[inline(always)]

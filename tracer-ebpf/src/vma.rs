@@ -1,19 +1,20 @@
 //! Functions around the per-VMA lock, and page faults.
 
 use aya_ebpf::{
-    Global,
+    EbpfContext, Global,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use tracer_common::{
     site,
-    wire::{Kind, Provenance, flag},
+    wire::{Kind, Provenance, fault, flag},
 };
 
 use crate::{
     args::arg,
     emit, filter, inflight,
     kread::{self, Bare, Fields, Typed},
+    mark,
 };
 
 /// Position of the return value behind the arguments of `__vma_start_write`; 0: it returns nothing.
@@ -35,15 +36,17 @@ const fn with(provenance: Provenance) -> u16 {
 
 /// Reports on a VMA that the verifier knows as one.
 #[inline(always)]
-fn report<const AGAIN: bool>(kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
+fn report<const AGAIN: bool>(ctx: &impl EbpfContext, kind: Kind, site: u32, vma: u64, arg: u32, flags: u16) {
     let Some(task) = filter::wanted::<AGAIN>(kind, site) else {
         return;
     };
+    mark::before_vma(kind, &task, vma, false);
     let mut fields = Fields::EMPTY;
     kread::vma::<Typed>(vma, &mut fields);
     fields.flags |= flags;
     fields.body.arg = arg;
-    emit::vma(kind, site, &task, &fields);
+    let event = emit::vma(kind, site, &task, &fields);
+    mark::after_vma(ctx, kind, &task, vma, event, false);
 }
 
 /// Reports that no VMA was locked.
@@ -69,7 +72,7 @@ fn on_lock_vma_under_rcu<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     if vma == 0 {
         report_fail::<AGAIN>(site::LOCK_VMA_UNDER_RCU, arg::<0>(ctx), arg::<1>(ctx), 0);
     } else if START_READ_SEEN.load() == 0 {
-        report::<AGAIN>(Kind::VmaReadAcquire, site::LOCK_VMA_UNDER_RCU, vma, 0, 0);
+        report::<AGAIN>(ctx, Kind::VmaReadAcquire, site::LOCK_VMA_UNDER_RCU, vma, 0, 0);
     }
     0
 }
@@ -87,7 +90,7 @@ fn on_lock_next_vma<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
             vma.wrapping_neg() as u32,
         );
     } else if vma != 0 && START_READ_SEEN.load() == 0 {
-        report::<AGAIN>(Kind::VmaReadAcquire, site::LOCK_NEXT_VMA, vma, 0, 0);
+        report::<AGAIN>(ctx, Kind::VmaReadAcquire, site::LOCK_NEXT_VMA, vma, 0, 0);
     }
     0
 }
@@ -118,13 +121,17 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
         return 0;
     };
     let wanted = inflight::end(task.tid);
+    if !failed {
+        mark::before_vma(kind, &task, vma, false);
+    }
     let mut fields = Fields::EMPTY;
     let target = if failed { wanted } else { Some(vma) };
     if let Some(target) = target {
         kread::vma::<Bare>(target, &mut fields);
     }
     fields.body.arg = if failed { vma.wrapping_neg() as u32 } else { 0 };
-    emit::vma(kind, site::VMA_START_READ, &task, &fields);
+    let event = emit::vma(kind, site::VMA_START_READ, &task, &fields);
+    mark::after_vma(&ctx, kind, &task, vma, event, false);
     0
 }
 
@@ -137,7 +144,8 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
     };
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
-    emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
+    let event = emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
+    mark::after_vma(&ctx, Kind::VmaReadRelease, &task, vma, event, false);
     0
 }
 
@@ -145,14 +153,16 @@ twice!(fentry("handle_mm_fault") fault_begin, fault_begin_again, FEntryContext =
 /// `handle_mm_fault(vma, address, flags, regs)` starts.
 #[inline(always)]
 fn on_fault_begin<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
+    let vma: u64 = arg::<0>(ctx);
     let flags: u64 = arg::<2>(ctx);
-    report::<AGAIN>(
-        Kind::FaultBegin,
-        site::FAULT_BEGIN,
-        arg::<0>(ctx),
-        (flags as u32) << 16,
-        0,
-    );
+    let Some(task) = filter::wanted::<AGAIN>(Kind::FaultBegin, site::FAULT_BEGIN) else {
+        return 0;
+    };
+    mark::fault_begin(&task, vma, flags as u16);
+    let mut fields = Fields::EMPTY;
+    kread::vma::<Typed>(vma, &mut fields);
+    fields.body.arg = (flags as u32) << 16;
+    emit::vma(Kind::FaultBegin, site::FAULT_BEGIN, &task, &fields);
     0
 }
 
@@ -165,19 +175,20 @@ fn on_fault_end<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     let flags: u64 = arg::<2>(ctx);
     let result: u64 = arg::<4>(ctx);
     let arg = (flags as u32) << 16 | (result as u32 & 0xffff);
-    let dropped = tracer_common::wire::fault::RESULT_RETRY | tracer_common::wire::fault::RESULT_COMPLETED;
-    if result as u16 & dropped == 0 {
-        report::<AGAIN>(Kind::FaultEnd, site::FAULT_END, vma, arg, 0);
-        return 0;
-    }
+    let dropped = result as u16 & (fault::RESULT_RETRY | fault::RESULT_COMPLETED) != 0;
     let Some(task) = filter::wanted::<AGAIN>(Kind::FaultEnd, site::FAULT_END) else {
         return 0;
     };
     let mut fields = Fields::EMPTY;
-    fields.flags = flag::VMA;
-    fields.body.vma = vma;
+    if dropped {
+        fields.flags = flag::VMA;
+        fields.body.vma = vma;
+    } else {
+        kread::vma::<Typed>(vma, &mut fields);
+    }
     fields.body.arg = arg;
-    emit::vma(Kind::FaultEnd, site::FAULT_END, &task, &fields);
+    let event = emit::vma(Kind::FaultEnd, site::FAULT_END, &task, &fields);
+    mark::fault_end(ctx, &task, vma, flags as u16, dropped, event);
     0
 }
 
@@ -185,7 +196,7 @@ twice!(fentry("__vma_start_write") write_start, write_start_again, FEntryContext
 /// `__vma_start_write(vma, …)` starts; it waits for readers inside.
 #[inline(always)]
 fn on_write_start<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
-    report::<AGAIN>(Kind::VmaWriteStart, site::WRITE_START, arg::<0>(ctx), 0, 0);
+    report::<AGAIN>(ctx, Kind::VmaWriteStart, site::WRITE_START, arg::<0>(ctx), 0, 0);
     0
 }
 
@@ -201,9 +212,17 @@ fn on_write_acquire<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     };
     let errno = (error as i32).wrapping_neg();
     if errno == 0 {
-        report::<AGAIN>(Kind::VmaWriteAcquire, site::WRITE_ACQUIRE, arg::<0>(ctx), 0, 0);
+        report::<AGAIN>(
+            ctx,
+            Kind::VmaWriteAcquire,
+            site::WRITE_ACQUIRE,
+            arg::<0>(ctx),
+            0,
+            0,
+        );
     } else {
         report::<AGAIN>(
+            ctx,
             Kind::VmaWriteFail,
             site::WRITE_ACQUIRE,
             arg::<0>(ctx),
@@ -218,7 +237,7 @@ twice!(fexit("vma_mark_detached") mark_detached, mark_detached_again, FExitConte
 /// `vma_mark_detached(vma)` returned: no reader is left, and none will come.
 #[inline(always)]
 fn on_mark_detached<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
-    report::<AGAIN>(Kind::VmaDetach, site::MARK_DETACHED, arg::<0>(ctx), 0, 0);
+    report::<AGAIN>(ctx, Kind::VmaDetach, site::MARK_DETACHED, arg::<0>(ctx), 0, 0);
     0
 }
 
@@ -227,6 +246,7 @@ twice!(fentry("vm_area_free") area_free, area_free_again, FEntryContext => on_ar
 #[inline(always)]
 fn on_area_free<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
     report::<AGAIN>(
+        ctx,
         Kind::VmaDetach,
         site::AREA_FREE,
         arg::<0>(ctx),
@@ -245,6 +265,7 @@ fn on_bad_area<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
     let vma: u64 = arg::<4>(ctx);
     if mm == 0 && vma != 0 {
         report::<AGAIN>(
+            ctx,
             Kind::VmaReadRelease,
             site::BAD_AREA,
             vma,

@@ -119,6 +119,10 @@ pub struct LiveArgs {
     /// kernel, instead of its memory.
     #[arg(long, value_name = "FILE")]
     pub kernel_text: Option<PathBuf>,
+    /// Take the stacks of waits and holds that lasted this long, such as 500us or 10ms; 0: of all; off: of none, nor
+    /// of tasks that go to sleep with a lock.
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_stacks)]
+    pub stacks: StacksFrom,
     /// Record what lockdep says beside all else, and take nothing from it: for judging this program.
     #[arg(long, hide = true)]
     pub truth: bool,
@@ -140,6 +144,7 @@ impl LiveArgs {
             include_self,
             without,
             kernel_text,
+            stacks,
             truth,
             cmd,
         } = self;
@@ -149,6 +154,7 @@ impl LiveArgs {
             || *include_self
             || kernel_text.is_some()
             || *truth
+            || *stacks != StacksFrom::default()
             || *buffer != DEFAULT_BUFFER
     }
 }
@@ -238,6 +244,25 @@ pub struct DoctorArgs {
 
 const DEFAULT_BUFFER: u32 = 8 << 20;
 
+/// From which length on waits and holds get stacks, in nanoseconds; `None`: no stacks at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StacksFrom(pub Option<u64>);
+
+impl Default for StacksFrom {
+    fn default() -> Self {
+        Self(Some(1_000_000))
+    }
+}
+
+fn parse_stacks(text: &str) -> Result<StacksFrom, String> {
+    if text == "off" {
+        return Ok(StacksFrom(None));
+    }
+    let length = parse_duration(text).map_err(|error| format!("{error}, or off"))?;
+    let length = u64::try_from(length.as_nanos()).map_err(|_| "too long".to_owned())?;
+    Ok(StacksFrom(Some(length)))
+}
+
 fn parse_kind(name: &str) -> Result<Kind, String> {
     Kind::from_name(name)
         .filter(|&kind| kind != Kind::Gap)
@@ -308,6 +333,14 @@ mod tests {
         assert_eq!(parse_duration("3"), Ok(Duration::from_secs(3)));
         assert!(parse_duration("3 parsecs").is_err());
         assert!(parse_duration("s").is_err());
+    }
+
+    #[test]
+    fn stacks_can_be_had_of_all_and_of_none() {
+        assert_eq!(parse_stacks("1ms"), Ok(StacksFrom::default()));
+        assert_eq!(parse_stacks("0"), Ok(StacksFrom(Some(0))));
+        assert_eq!(parse_stacks("off"), Ok(StacksFrom(None)));
+        assert!(parse_stacks("on").unwrap_err().contains("off"));
     }
 
     #[test]

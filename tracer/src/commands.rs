@@ -15,7 +15,7 @@ use tracer_common::wire::Event;
 
 use crate::check::accounting::Accounting;
 use crate::child::Output;
-use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StatsArgs};
+use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
 use crate::clock;
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
@@ -437,7 +437,8 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         live_setup::gather(Depth::Full, args.kernel_text.as_deref())?;
     let wishes = Wishes {
         without: args.without.clone(),
-        truth: false,
+        stacks_from_ns: StacksFrom::default().0,
+        ..Wishes::default()
     };
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;

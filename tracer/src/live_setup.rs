@@ -35,9 +35,16 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
     }
     let comm = args.comm.as_deref().map(comm).transpose()?;
     let Known { facts, found, loader } = gather(Depth::Attach, args.kernel_text.as_deref())?;
+    let kinds = if args.only.is_empty() {
+        u64::MAX
+    } else {
+        args.only.iter().fold(0, |mask, &kind| mask | 1 << kind as u8)
+    };
     let wishes = Wishes {
         without: args.without.clone(),
         truth: args.truth,
+        unwanted: !kinds,
+        stacks_from_ns: args.stacks.0,
     };
     let options = attach::Options {
         ring_bytes: args.buffer,
@@ -46,16 +53,8 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         follow: !args.cmd.is_empty(),
         tids: args.tids.clone(),
         comm,
-        kinds: args.only.iter().fold(0, |mask, &kind| mask | 1 << kind as u8),
+        kinds,
         log,
-    };
-    let options = attach::Options {
-        kinds: if args.only.is_empty() {
-            u64::MAX
-        } else {
-            options.kinds
-        },
-        ..options
     };
 
     let mut live = Live::start(&facts, &found, &wishes, loader, &options, filters(args))?;

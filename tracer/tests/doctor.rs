@@ -36,7 +36,7 @@ fn case(kernel: &str, found: Found, without: &[Mechanism]) -> Case {
     let facts = facts(kernel);
     let wishes = Wishes {
         without: without.to_vec(),
-        truth: false,
+        ..Wishes::default()
     };
     let mut plan = plan(&facts, &found, &wishes).unwrap();
     for site in plan.sites.iter_mut().filter(|site| !site.function.is_empty()) {

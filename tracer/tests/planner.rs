@@ -45,7 +45,7 @@ fn sites(name: &str) -> Found {
 fn without(list: &[Mechanism]) -> Wishes {
     Wishes {
         without: list.to_vec(),
-        truth: false,
+        ..Wishes::default()
     }
 }
 

@@ -234,6 +234,16 @@ impl Btf {
     /// Offset in bytes of a field, given as a path such as `mm_lock_seq.sequence`. Looks into
     /// anonymous members, as C does.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        self.bits(structure, path).map(|bits| bits / 8)
+    }
+
+    /// The byte of a field of one bit, as its offset, and the bit as a mask in it.
+    pub fn bit(&self, structure: &str, path: &str) -> Option<(u32, u8)> {
+        self.bits(structure, path).map(|bits| (bits / 8, 1 << (bits % 8)))
+    }
+
+    /// Offset in bits.
+    fn bits(&self, structure: &str, path: &str) -> Option<u32> {
         // Two types may share a name; the one with the field is meant.
         (1..self.types.len() as u32).find_map(|id| {
             let found = self.type_at(id)?;
@@ -251,7 +261,7 @@ impl Btf {
         })
     }
 
-    /// Offset in bytes and type of a member by name.
+    /// Offset in bits and type of a member by name.
     fn member(&self, id: u32, name: &str, depth: u32) -> Option<(u32, u32)> {
         if depth > MAX_DEPTH {
             return None;
@@ -272,11 +282,11 @@ impl Btf {
                 place
             };
             if self.name_is(member_name, name) {
-                return Some((bits / 8, member_type));
+                return Some((bits, member_type));
             }
             let anonymous = member_name == 0 || self.name_is(member_name, "");
             if anonymous && let Some((offset, found)) = self.member(member_type, name, depth + 1) {
-                return Some((bits / 8 + offset, found));
+                return Some((bits + offset, found));
             }
         }
         None

@@ -101,6 +101,24 @@ pub struct Layout {
     /// `task_struct.mm`
     #[serde(default)]
     pub task_mm: Option<u32>,
+    /// `task_struct.comm`
+    #[serde(default)]
+    pub task_comm: Option<u32>,
+    /// `task_struct.__state`
+    #[serde(default)]
+    pub task_state: Option<u32>,
+    /// `task_struct.flags`
+    #[serde(default)]
+    pub task_flags: Option<u32>,
+    /// `task_struct.in_iowait`: its byte, and its bit as a mask.
+    #[serde(default)]
+    pub task_iowait: Option<(u32, u8)>,
+    /// `task_struct.signal`
+    #[serde(default)]
+    pub task_signal: Option<u32>,
+    /// `signal_struct.live`
+    #[serde(default)]
+    pub signal_live: Option<u32>,
 }
 
 /// Which argument of the `mmap_lock` tracepoints is which.
@@ -125,6 +143,9 @@ pub struct Facts {
     pub layout: Layout,
     /// The `mmap_lock` tracepoints, if the kernel has them.
     pub mmap_tracepoints: Option<TracepointArgs>,
+    /// Whether `sched_process_exit` tells if the task is the last of its process (6.16 and later).
+    #[serde(default)]
+    pub exit_tells_last: bool,
     /// Functions of interest that have a type: number of parameters, and whether they return something.
     pub functions: BTreeMap<String, (usize, bool)>,
     /// Those that ftrace can patch; `None` if the kernel does not let us read that.
@@ -234,6 +255,9 @@ impl Facts {
             family: family(&btf),
             layout: layout(&btf),
             mmap_tracepoints: mmap_tracepoints(&btf),
+            exit_tells_last: btf
+                .tracepoint("sched_process_exit")
+                .is_some_and(|shape| shape.params == 2),
             functions: FUNCTIONS
                 .iter()
                 .filter_map(|&name| {
@@ -332,6 +356,12 @@ fn layout(btf: &Btf) -> Layout {
         dep_map_name: lockdep("lockdep_map", "name"),
         dep_map_key: lockdep("lockdep_map", "key"),
         task_mm: btf.offset("task_struct", "mm"),
+        task_comm: btf.offset("task_struct", "comm"),
+        task_state: btf.offset("task_struct", "__state"),
+        task_flags: btf.offset("task_struct", "flags"),
+        task_iowait: btf.bit("task_struct", "in_iowait"),
+        task_signal: btf.offset("task_struct", "signal"),
+        signal_live: btf.offset("signal_struct", "live"),
     }
 }
 

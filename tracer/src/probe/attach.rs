@@ -320,6 +320,9 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     for (name, value) in &plan.globals.bytes {
         loader.override_global(name, value, true);
     }
+    for (name, value) in &plan.globals.longs {
+        loader.override_global(name, value, true);
+    }
     loader
         .override_global("FILTER_KINDS", &options.kinds, true)
         .override_global("FILTER_SELF", &options.exclude_pid, true)
@@ -335,6 +338,9 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     }
     if !plan.twice {
         loader.map_max_entries("NOTES", 1);
+    }
+    if plan.globals.bytes.contains(&("MARKS", 0)) {
+        loader.map_max_entries("TASKS", 1);
     }
     if filter_pids == 0 {
         loader.map_max_entries("PIDS", 1);

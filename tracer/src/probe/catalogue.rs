@@ -61,6 +61,48 @@ pub(super) struct Row {
 /// seen to begin whose end goes by unseen.
 pub(super) const ROWS: &[Row] = &[
     Row {
+        program: "task_exit",
+        site: site::TASK_EXIT,
+        operation: Kind::TaskExit,
+        hook: Hook::Tracepoint("sched_process_exit"),
+        derived: None,
+    },
+    Row {
+        program: "task_exec",
+        site: site::TASK_EXEC,
+        operation: Kind::TaskExec,
+        hook: Hook::Tracepoint("sched_process_exec"),
+        derived: None,
+    },
+    Row {
+        program: "task_fork",
+        site: site::TASK_FORK,
+        operation: Kind::TaskFork,
+        hook: Hook::Tracepoint("sched_process_fork"),
+        derived: None,
+    },
+    Row {
+        program: "sched_waking",
+        site: site::SCHED_WAKE,
+        operation: Kind::SchedWake,
+        hook: Hook::Tracepoint("sched_waking"),
+        derived: None,
+    },
+    Row {
+        program: "sched_wakeup",
+        site: site::SCHED_WAKE,
+        operation: Kind::SchedWake,
+        hook: Hook::Tracepoint("sched_wakeup"),
+        derived: None,
+    },
+    Row {
+        program: "sched_switch",
+        site: site::SCHED_SWITCH,
+        operation: Kind::SchedOut,
+        hook: Hook::Tracepoint("sched_switch"),
+        derived: None,
+    },
+    Row {
         program: "mmap_release",
         site: site::MMAP_RELEASE,
         operation: Kind::MmapRelease,

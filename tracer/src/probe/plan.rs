@@ -100,6 +100,23 @@ pub struct Wishes {
     pub without: Vec<Mechanism>,
     /// Record what lockdep says beside all else, and take nothing from it.
     pub truth: bool,
+    /// Kinds that nobody wants to see, one bit by number; what shows nothing else is left out.
+    pub unwanted: u64,
+    /// Take stacks of waits and holds from this length on, in nanoseconds.
+    pub stacks_from_ns: Option<u64>,
+}
+
+impl Wishes {
+    fn has(&self, kind: Kind) -> bool {
+        self.unwanted & (1 << kind as u8) == 0
+    }
+
+    /// Whether what tasks do on their CPUs is to be seen.
+    fn has_scheduler(&self) -> bool {
+        [Kind::SchedOut, Kind::SchedIn, Kind::SchedWake]
+            .into_iter()
+            .any(|kind| self.has(kind))
+    }
 }
 
 /// Where the operations are inlined, or why that is not known.
@@ -145,6 +162,8 @@ pub struct Globals {
     pub words: Vec<(&'static str, u32)>,
     /// 8-bit ones.
     pub bytes: Vec<(&'static str, u8)>,
+    /// 64-bit ones.
+    pub longs: Vec<(&'static str, u64)>,
 }
 
 /// Why nothing can be done on this kernel.
@@ -247,6 +266,8 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
             "lockdep_acquire" | "lockdep_release" => seen.lockdep || wishes.truth,
             "write_start" | "write_acquire" => seen.write || !plan.has_points_of(Kind::VmaWriteAcquire),
             "mark_detached" => seen.detach,
+            "task_exit" | "task_exec" | "task_fork" => wishes.has(row.operation),
+            "sched_switch" | "sched_waking" | "sched_wakeup" => wishes.has_scheduler(),
             _ => true,
         };
         match placed {
@@ -269,6 +290,7 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
     plan.tell_unseen(family, found, &seen, &ways);
     let told = plan.has("vma_start_read_return");
     super::lockdep::add(&mut plan, facts, wishes);
+    plan.add_marks(seen.lockdep, wishes);
     plan.globals.bytes.push(("TWICE", u8::from(plan.twice)));
     plan.globals.bytes.push(("START_READ_SEEN", u8::from(told)));
     Ok(plan)
@@ -370,6 +392,12 @@ fn globals(facts: &Facts, write: u8) -> Globals {
         task_pid,
         task_tgid,
         task_mm,
+        task_comm,
+        task_state,
+        task_flags,
+        task_iowait,
+        task_signal,
+        signal_live,
         ..
     } = facts.layout;
     // The return value stands behind the arguments; a function without one always succeeds.
@@ -388,6 +416,12 @@ fn globals(facts: &Facts, write: u8) -> Globals {
             ("OFF_TASK_PID", task_pid),
             ("OFF_TASK_TGID", task_tgid),
             ("OFF_TASK_MM", task_mm),
+            ("OFF_TASK_COMM", task_comm),
+            ("OFF_TASK_STATE", task_state),
+            ("OFF_TASK_FLAGS", task_flags),
+            ("OFF_TASK_IOWAIT", task_iowait.map(|(offset, _)| offset)),
+            ("OFF_TASK_SIGNAL", task_signal),
+            ("OFF_SIGNAL_LIVE", signal_live),
         ]
         .map(|(name, offset)| (name, offset.unwrap_or(absent)))
         .to_vec(),
@@ -395,7 +429,10 @@ fn globals(facts: &Facts, write: u8) -> Globals {
             ("ARG_WRITE", write),
             ("SEQ_IS_COUNT", u8::from(facts.layout.mm_lock_seq_is_seqcount)),
             ("RET_START_WRITE", ret_start_write),
+            ("MASK_TASK_IOWAIT", task_iowait.map_or(0, |(_, mask)| mask)),
+            ("EXIT_TELLS_LAST", u8::from(facts.exit_tells_last)),
         ],
+        longs: Vec::new(),
     }
 }
 
@@ -447,11 +484,11 @@ impl Plan {
             reason: reason.to_owned(),
             attached: false,
         };
-        // A kprobe's handler cannot be preempted, nor what perf calls.
+        // A kprobe's handler cannot be preempted, nor what perf calls, nor what runs inside the scheduler.
         let whole = matches!(
             attach,
             Attach::KProbe(_) | Attach::KRetProbe(_) | Attach::Tracepoint(..)
-        );
+        ) || matches!(row.site, site::SCHED_SWITCH | site::SCHED_WAKE);
         let again = (self.twice && !whole).then(|| format!("{}_again", row.program));
         self.probes.push(Planned {
             program: row.program,
@@ -459,6 +496,33 @@ impl Plan {
             site: row.site,
             again,
         });
+    }
+
+    /// Tells the programs whether to mark the tasks that hold or await a lock, and for how long.
+    fn add_marks(&mut self, by_lockdep: bool, wishes: &Wishes) {
+        let stacks = wishes
+            .stacks_from_ns
+            .filter(|_| wishes.has(Kind::Stack) || self.has("sched_switch"));
+        if stacks.is_some() {
+            self.sites[site::STACK as usize] = SiteInfo {
+                operation: Kind::Stack.name().to_owned(),
+                function: "bpf_get_stack".to_owned(),
+                place: String::new(),
+                mechanism: "helper".to_owned(),
+                provenance: "observed".to_owned(),
+                bound_ns: None,
+                reason: "after what ends a long wait or hold, where the task is then".to_owned(),
+                attached: true,
+            };
+        }
+        let marks = self.has("sched_switch") || stacks.is_some();
+        self.globals.bytes.extend([
+            ("MARKS", u8::from(marks)),
+            ("MARKS_BY_LOCKDEP", u8::from(by_lockdep)),
+        ]);
+        self.globals
+            .longs
+            .push(("STACKS_FROM_NS", stacks.unwrap_or(u64::MAX)));
     }
 
     /// Releases that no probe sees at their own place are taken from the end of the fault.

@@ -173,7 +173,9 @@ impl Live {
         let drained = ring.drain(|bytes| {
             any = true;
             match decode(bytes) {
-                Ok((event, _)) => {
+                Ok((mut event, _)) => {
+                    // What follows the body is not part of the event any more.
+                    event.header.len = event.kind.wire_len();
                     if let Some(count) = received.get_mut(usize::from(event.header.cpu)) {
                         *count += 1;
                     }
