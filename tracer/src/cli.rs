@@ -11,6 +11,7 @@ use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::sim::SimArgs;
 use crate::text::SitesArgs;
+use crate::validate::CheckArgs;
 use crate::watch::WatchArgs;
 
 /// Shows who holds and who waits for the per-VMA locks and the mmap_lock of a live Linux kernel.
@@ -56,6 +57,13 @@ pub enum Command {
         tracer stats a.rec --json | jq .events.by_kind\n  \
         sudo tracer stats --duration 5s")]
     Stats(StatsArgs),
+    /// Is the lock in a state that it can be in, and would the kernel's assertions be right? Exit code 3 if not the former.
+    #[command(after_help = "Examples:\n  \
+        tracer check a.rec\n  \
+        tracer check a.rec --json | jq '.assertions[] | select(.false_positive > 0)'\n  \
+        sudo tracer check --duration 10s\n  \
+        sudo tracer check -- make -j8")]
+    Check(CheckArgs),
     /// Turn a recording into a format that other tools read.
     #[command(after_help = "Examples:\n  \
         tracer export a.rec -f jsonl -o a.jsonl\n  \
@@ -166,6 +174,7 @@ impl Command {
             Self::Top(_) => "top",
             Self::Record(_) => "record",
             Self::Stats(_) => "stats",
+            Self::Check(_) => "check",
             Self::Export(_) => "export",
             Self::Doctor(_) => "doctor",
             Self::Watch(_) => "watch",

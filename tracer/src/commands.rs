@@ -35,7 +35,7 @@ use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::state::{Engine, Meta};
-use crate::{judge, model, sim, text, watch};
+use crate::{judge, model, sim, text, validate, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -87,6 +87,11 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Top(args)) => top(&args, log),
         Some(Command::Record(args)) => record(&args, log),
         Some(Command::Stats(args)) => stats(&args, log),
+        Some(Command::Check(args)) => Ok(if validate::run(&args, log)? {
+            DONE
+        } else {
+            VIOLATION
+        }),
         Some(Command::Export(args)) => export(&args),
         Some(Command::Doctor(args)) => doctor(&args),
         Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),

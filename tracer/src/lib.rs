@@ -24,4 +24,5 @@ pub mod source;
 pub mod stacks;
 pub mod state;
 pub mod text;
+pub mod validate;
 pub mod watch;

@@ -32,7 +32,8 @@ use tracer_common::wire::{Event, Kind, Provenance, fault};
 use crate::info::{Family, SourceInfo};
 use crate::state::{Engine, Meta, VmaEntry};
 use pending::{Demand, Pending};
-use tables::{Change, Tables};
+pub(super) use tables::Change;
+use tables::Tables;
 
 /// After these results the lock was given back inside the fault, and nothing of the VMA was read.
 const DROPPED: u16 = fault::RESULT_RETRY | fault::RESULT_COMPLETED;
@@ -155,8 +156,8 @@ struct Explains {
 }
 
 /// What an event says of its own task and the VMA.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
     /// The task is inside: it is counted.
     Inside,
     /// It was counted some time before this event, and is.
@@ -165,19 +166,19 @@ enum Role {
     Changes(Change),
 }
 
+/// Where an event stands: what the other checks need to know of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The task, by its slot in the engine.
+    pub task: u32,
+    /// Time of the task's event before, or 0: what this event has read it has read after that.
+    pub prev_ns: u64,
+}
+
 impl Accounting {
     /// For a stream that `info` tells about.
     pub fn new(info: &SourceInfo) -> Self {
         let unseen = |kind: Kind| info.unseen.iter().any(|unseen| unseen.operation == kind.name());
-        let attached = |at: u32| {
-            info.sites
-                .get(at as usize)
-                .is_some_and(|site| site.attached && site.operation == Kind::VmaDetach.name())
-        };
-        let at_instructions = (site::FIRST_DYNAMIC..)
-            .take(info.sites.len().saturating_sub(site::FIRST_DYNAMIC as usize))
-            .any(attached);
-        let late_detach = attached(site::MARK_DETACHED) || attached(site::AREA_FREE) || !at_instructions;
         Self {
             applies: info.kernel.family == Family::Refcount,
             explains: Explains {
@@ -186,7 +187,7 @@ impl Accounting {
                 release: unseen(Kind::VmaReadRelease),
                 temporary: unseen(Kind::VmaReadTemporary) || unseen(Kind::VmaReadRefused),
                 writer: unseen(Kind::VmaWriteStart) || unseen(Kind::VmaWriteAcquire),
-                late_detach,
+                late_detach: detach_is_late(info),
             },
             tables: Tables::default(),
             pending: Pending::default(),
@@ -213,15 +214,28 @@ impl Accounting {
     /// Takes in one event of the source, after `engine` has.
     #[inline]
     pub fn observe(&mut self, engine: &Engine, event: &Event) {
-        if !self.applies {
-            return;
+        if self.applies {
+            self.place(engine, event);
         }
+    }
+
+    /// The same, and tells where the event stands; nothing for a gap.
+    #[inline]
+    pub(super) fn place(&mut self, engine: &Engine, event: &Event) -> Option<Place> {
         if event.kind == Kind::Gap {
             self.gap(event.body.vm_start);
-            return;
+            return None;
         }
-        let t = engine.current_task();
-        let prev_ns = self.tables.step(t, event);
+        let task = engine.current_task();
+        let prev_ns = self.tables.step(task, event);
+        if self.applies {
+            self.count(engine, event, task, prev_ns);
+        }
+        Some(Place { task, prev_ns })
+    }
+
+    #[inline]
+    fn count(&mut self, engine: &Engine, event: &Event, t: u32, prev_ns: u64) {
         let Some(role) = role(event) else { return };
         let Some(vma) = event.vma().and_then(|address| engine.vma_entry(address)) else {
             return;
@@ -263,6 +277,11 @@ impl Accounting {
         for case in self.pending.take_all() {
             open(&mut self.totals, &mut self.cases, case);
         }
+    }
+
+    /// Events may be missing since then.
+    pub(super) fn lost_since(&mut self, from_ns: u64) {
+        self.gap(from_ns);
     }
 
     /// Events are missing since then, on whatever CPU: what waits for them, and what seemed odd since, is explained.
@@ -438,6 +457,19 @@ impl Accounting {
     }
 }
 
+/// Whether a VMA is seen to leave only after it has left.
+pub(super) fn detach_is_late(info: &SourceInfo) -> bool {
+    let attached = |at: u32| {
+        info.sites
+            .get(at as usize)
+            .is_some_and(|site| site.attached && site.operation == Kind::VmaDetach.name())
+    };
+    let at_instructions = (site::FIRST_DYNAMIC..)
+        .take(info.sites.len().saturating_sub(site::FIRST_DYNAMIC as usize))
+        .any(attached);
+    attached(site::MARK_DETACHED) || attached(site::AREA_FREE) || !at_instructions
+}
+
 fn open(totals: &mut Totals, cases: &mut Vec<Case>, case: Case) {
     totals.open += 1;
     totals.open_by_reason[case.reason as usize] += 1;
@@ -447,7 +479,7 @@ fn open(totals: &mut Totals, cases: &mut Vec<Case>, case: Case) {
 }
 
 #[inline]
-fn role(event: &Event) -> Option<Role> {
+pub(super) fn role(event: &Event) -> Option<Role> {
     Some(match event.kind {
         Kind::VmaReadAcquire | Kind::VmaReadTemporary => Role::Arrives,
         Kind::VmaReadRelease | Kind::LockdepRelease => Role::Inside,

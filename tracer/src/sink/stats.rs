@@ -6,6 +6,8 @@
 mod collect;
 mod render;
 
+pub(super) use collect::site;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -620,7 +622,7 @@ pub struct AgedReport {
     pub in_use: u64,
 }
 
-fn name(addresses: &Addresses, address: u64) -> Option<String> {
+pub(super) fn name(addresses: &Addresses, address: u64) -> Option<String> {
     (address != 0).then(|| format!("{:016x}", addresses.show(address)))
 }
 

@@ -173,6 +173,14 @@ impl Engine {
     }
 }
 
+/// One address space, as a check of every event sees it.
+pub(crate) struct MmEntry<'a> {
+    engine: &'a Engine,
+    mm: &'a Mm,
+    /// Address of the `mm_struct`.
+    pub(crate) address: u64,
+}
+
 /// One VMA, as a check of every event sees it.
 pub(crate) struct VmaEntry<'a> {
     engine: &'a Engine,
@@ -211,7 +219,93 @@ impl Engine {
     }
 }
 
+impl Engine {
+    #[inline]
+    pub(crate) fn mm_entry(&self, address: u64) -> Option<MmEntry<'_>> {
+        let (_, mm) = self.mms.peek_slot(address)?;
+        Some(MmEntry {
+            engine: self,
+            mm,
+            address,
+        })
+    }
+
+    /// How the task of the latest event holds that `mmap_lock`, as far as it is certain.
+    #[inline]
+    pub(crate) fn current_mmap_hold(&self, mm: u64) -> Option<&Hold> {
+        self.tasks[self.current].holds.iter().rev().find(|hold| {
+            hold.vma == 0
+                && hold.mm == mm
+                && hold.epoch == self.epoch
+                && matches!(hold.lock, Lock::MmapRead | Lock::MmapWrite)
+        })
+    }
+}
+
+impl MmEntry<'_> {
+    /// The thread that certainly holds the `mmap_lock` for writing, and since when.
+    #[inline]
+    pub(crate) fn writer(&self) -> Option<(u32, u64)> {
+        let key = self.mm.writer?;
+        let (_, task) = self.engine.tasks.peek_slot(u64::from(key))?;
+        let hold = task.holds.iter().rev().find(|hold| {
+            hold.lock == Lock::MmapWrite && hold.epoch == self.engine.epoch && hold.mm == self.address
+        })?;
+        Some((task.tid, hold.since_ns))
+    }
+
+    /// Whether somebody certainly holds it for reading since that time at the latest, the task of the latest event
+    /// not counted.
+    pub(crate) fn is_read_since(&self, ts_ns: u64) -> bool {
+        let engine = self.engine;
+        let own = engine.key(engine.current);
+        self.mm.readers.iter().any(|&key| {
+            key != own
+                && engine.tasks.peek_slot(u64::from(key)).is_some_and(|(_, task)| {
+                    task.holds.iter().any(|hold| {
+                        hold.lock == Lock::MmapRead
+                            && hold.mm == self.address
+                            && hold.epoch == engine.epoch
+                            && hold.since_ns <= ts_ns
+                            && hold.certainty <= Provenance::Derived
+                    })
+                })
+        })
+    }
+}
+
 impl VmaEntry<'_> {
+    /// The thread that certainly holds it for writing.
+    #[inline]
+    pub(crate) fn write_locked_by(&self) -> Option<u32> {
+        let writer = self
+            .vma
+            .writer
+            .filter(|writer| writer.epoch == self.engine.epoch)?;
+        let (_, mm) = self.engine.mms.peek_slot(self.vma.mm)?;
+        (mm.write_life == writer.life).then(|| self.engine.tid(writer.task))
+    }
+
+    /// The thread that waits for its readers.
+    #[inline]
+    pub(crate) fn awaited_by(&self) -> Option<u32> {
+        self.vma.waiting_writer.map(|key| self.engine.tid(key))
+    }
+
+    /// Threads that hold it for reading, surely or not.
+    pub(crate) fn reader_tids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.vma.readers.iter().map(|&key| self.engine.tid(key))
+    }
+
+    /// The hold of the task of the latest event, as far as it is certain.
+    #[inline]
+    pub(crate) fn current_hold(&self) -> Option<&Hold> {
+        let task = &self.engine.tasks[self.engine.current];
+        task.read_of(self.address)
+            .map(|at| &task.holds[at])
+            .filter(|hold| hold.epoch == self.engine.epoch)
+    }
+
     /// Tasks that hold it for reading, surely or not.
     #[inline]
     pub(crate) fn readers(&self) -> u32 {

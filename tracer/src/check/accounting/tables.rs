@@ -7,7 +7,7 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// What a writer does to a VMA.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::check) enum Change {
     /// It locks it, which may set the flag.
     #[default]
     Write,

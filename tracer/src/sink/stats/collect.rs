@@ -10,6 +10,7 @@ use super::{
     TaskReport, TemporaryReport, VmaReport, WaitReport, by_lock_name, name,
 };
 use crate::check::accounting::{Case, OpenReason};
+use crate::info::SourceInfo;
 use crate::sink::address::Addresses;
 use crate::sink::text;
 use crate::state::{AnomalyKind, Engine, Hold, Lock, TaskView, Wait};
@@ -225,7 +226,7 @@ pub(super) fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
         comm: text::comm(&anomaly.event.header.comm).into_owned(),
         mm: anomaly.event.mm().and_then(|mm| name(inputs.addresses, mm)),
         vma: anomaly.event.vma().and_then(|vma| name(inputs.addresses, vma)),
-        site: site(inputs, &anomaly.event),
+        site: site(inputs.info, &anomaly.event),
         held_since_ns: anomaly
             .hold
             .filter(|start| start.provenance != Provenance::Unknown)
@@ -245,8 +246,8 @@ pub(super) fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
 }
 
 /// Where an event was seen: the instruction, or else the function.
-fn site(inputs: &Inputs<'_>, event: &Event) -> Option<String> {
-    let site = inputs.info.sites.get(event.header.site as usize)?;
+pub(in crate::sink) fn site(info: &SourceInfo, event: &Event) -> Option<String> {
+    let site = info.sites.get(event.header.site as usize)?;
     let place = if site.place.is_empty() {
         &site.function
     } else {
@@ -268,7 +269,7 @@ pub(super) fn accounting(inputs: &Inputs<'_>) -> Option<AccountingReport> {
         comm: text::comm(&case.event.header.comm).into_owned(),
         mm: case.event.mm().and_then(|mm| name(inputs.addresses, mm)),
         vma: case.event.vma().and_then(|vma| name(inputs.addresses, vma)),
-        site: site(inputs, &case.event),
+        site: site(inputs.info, &case.event),
         vm_refcnt: case.event.body.vm_refcnt,
         definite: case.definite,
         possible: case.possible,
