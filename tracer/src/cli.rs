@@ -9,8 +9,10 @@ use tracer_common::wire::Kind;
 use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
+use crate::provoke::ProvokeArgs;
 use crate::sim::SimArgs;
 use crate::text::SitesArgs;
+use crate::trigger::Trigger;
 use crate::validate::CheckArgs;
 use crate::watch::WatchArgs;
 
@@ -49,6 +51,8 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
         sudo tracer record -o a.rec --duration 10s\n  \
         sudo tracer record -o a.rec -p 1234 --only mmap_acquire,mmap_release\n  \
+        sudo tracer record -o a.rec --on 'wait>10ms' --on 'hold>5ms' --last 2s\n  \
+        sudo tracer record -o a.rec --on violation --repeat 5\n  \
         sudo tracer record -o - -- ls -R /usr | tracer stats -")]
     Record(RecordArgs),
     /// Tables of a recording, or of the live kernel until ^C: tasks, waits, holds, faults, losses.
@@ -80,6 +84,8 @@ pub enum Command {
     Model(ModelArgs),
     /// The bundled lock, contended by real threads, as a source of events; needs no privileges.
     Sim(SimArgs),
+    /// Small workloads that bring the lock into all its states, and how often each was reached.
+    Provoke(ProvokeArgs),
     /// Where the operations of the lock are inlined in the kernel's text.
     #[command(hide = true)]
     Sites(SitesArgs),
@@ -180,6 +186,7 @@ impl Command {
             Self::Watch(_) => "watch",
             Self::Model(_) => "model",
             Self::Sim(_) => "sim",
+            Self::Provoke(_) => "provoke",
             Self::Sites(_) => "sites",
             Self::Judge(_) => "judge",
             Self::Completions { .. } => "completions",
@@ -193,6 +200,28 @@ pub struct RecordArgs {
     /// The file to write, readable only by you; `-` is the standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Keep the latest events in memory, and write them when this comes true: 'wait>10ms', 'hold>5ms', violation or
+    /// 'fallback-rate>50%'; may be given several times.
+    #[arg(long, value_name = "CONDITION", value_parser = Trigger::parse)]
+    pub on: Vec<Trigger>,
+    /// How much before it came true is written.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration, requires = "on")]
+    pub last: Duration,
+    /// How much after it.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration, requires = "on")]
+    pub after: Duration,
+    /// Memory for events that are kept, such as 64M; what finds no room goes, and that is told.
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_memory, requires = "on")]
+    pub max_bytes: usize,
+    /// End after the first recording; so it is without --repeat, too.
+    #[arg(long, requires = "on", conflicts_with = "repeat")]
+    pub once: bool,
+    /// End after so many recordings: FILE with a number before its ending.
+    #[arg(long, value_name = "N", requires = "on", value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: Option<u32>,
+    /// Look for it in this recording instead of the live kernel.
+    #[arg(long, value_name = "FILE", requires = "on")]
+    pub from: Option<PathBuf>,
     /// What to watch.
     #[command(flatten)]
     pub live: LiveArgs,
@@ -323,6 +352,28 @@ pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Bytes of memory, such as 64M or 1G.
+fn parse_memory(text: &str) -> Result<usize, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => return Err(format!("no such unit '{unit}'; there are K, M, G")),
+    };
+    let bytes = number
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift));
+    match bytes {
+        Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
+        Some(_) => Err("at least 1M".to_owned()),
+        None => Err("a number of bytes, such as 64M".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -359,6 +410,25 @@ mod tests {
         assert!(parse_size("3M").is_err());
         assert!(parse_size("1K").is_err());
         assert!(parse_size("18446744073709551615M").is_err());
+    }
+
+    #[test]
+    fn memory_has_units() {
+        assert_eq!(parse_memory("64M"), Ok(64 << 20));
+        assert_eq!(parse_memory("3G"), Ok(3 << 30));
+        for bad in ["1K", "64", "M", "64 M", "99999999999999999999G", "64T"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_triggers_needs_one() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["tracer", "record", "-o", "a"], words].concat());
+        assert!(parse(&["--on", "wait>10ms", "--last", "2s", "--repeat", "3"]).is_ok());
+        assert!(parse(&["--last", "2s"]).is_err());
+        assert!(parse(&["--on", "wait>10ms", "--once", "--repeat", "2"]).is_err());
+        let error = parse(&["--on", "wait>10"]).unwrap_err().to_string();
+        assert!(error.contains("       ^^"), "{error}");
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::state::{Engine, Meta};
-use crate::{judge, model, sim, text, validate, watch};
+use crate::{flight, judge, model, provoke, sim, text, validate, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -97,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Sim(args)) => sim::run(&args),
+        Some(Command::Provoke(args)) => provoke::run(&args, log),
         Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),
         Some(Command::Judge(args)) => Ok(if judge::run(&args)? { DONE } else { VIOLATION }),
         Some(Command::Completions { shell }) => {
@@ -180,6 +181,9 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Watcher<'_, F> 
 }
 
 fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
+    if !args.on.is_empty() {
+        return flight::record(args, log).map(|()| DONE);
+    }
     let Started { mut live, mut stop } = live_setup::start(&args.live, log, Output::Shown)?;
     live_setup::tell_unseen(&live);
     let writer = recording::create(&args.output, live.info())?;
@@ -239,13 +243,13 @@ impl Consumer for Recorder {
 }
 
 /// One line on standard error that says how far we are, if anybody sits there.
-struct Progress {
+pub(crate) struct Progress {
     next: Option<Instant>,
     shown: bool,
 }
 
 impl Progress {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let next = io::stderr()
             .is_terminal()
             .then(|| Instant::now() + Duration::from_secs(1));
@@ -259,7 +263,7 @@ impl Progress {
         }
     }
 
-    fn show(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn show(&mut self, line: impl FnOnce() -> String) {
         if let Some(next) = self.next
             && Instant::now() >= next
         {
@@ -269,7 +273,7 @@ impl Progress {
         }
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if self.shown {
             eprint!("\r\x1b[K");
         }

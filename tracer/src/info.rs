@@ -42,6 +42,46 @@ pub struct SourceInfo {
     pub without: Vec<String>,
     /// Whether events of lockdep are there beside the others as the truth to judge them by.
     pub truth: bool,
+    /// In a recording that begins in the middle: by CPU, the number of its first event. Empty: all begin with 0.
+    pub first_numbers: Vec<u32>,
+    /// Why and how a flight recorder wrote this; `None`: it did not.
+    pub flight: Option<Flight>,
+}
+
+/// What a flight recorder says of a recording that it wrote.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flight {
+    /// The reason.
+    pub fired: Fired,
+    /// How much from before that is there, in nanoseconds.
+    pub before_ns: u64,
+    /// Whether that is less than was asked for, since memory for events was short.
+    pub cut_short: bool,
+}
+
+/// Why a flight recorder wrote a recording: what came true, and whose doing it was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fired {
+    /// The trigger as the user wrote it.
+    pub trigger: String,
+    /// When, `CLOCK_MONOTONIC` in nanoseconds.
+    pub ts_ns: u64,
+    /// Process; 0: it is nobody's doing.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Its command name, with what is no plain text escaped.
+    pub comm: String,
+    /// Which lock, if it is about a wait or a hold.
+    pub lock: String,
+    /// How long that had lasted by then, in nanoseconds.
+    pub length_ns: u64,
+    /// Whether it still went on.
+    pub ongoing: bool,
+    /// All of this in a sentence.
+    pub what: String,
 }
 
 /// The watched kernel.

@@ -44,6 +44,9 @@ pub struct Order {
     open_holes: usize,
     start_ns: u64,
     emitted_ns: u64,
+    watermark_ns: u64,
+    /// By CPU: the number that it begins with, if not 0.
+    first: Vec<u32>,
     stats: OrderStats,
 }
 
@@ -123,6 +126,14 @@ impl Order {
         }
     }
 
+    /// The same for a stream that begins in the middle: with these numbers, by CPU; those beyond begin with 0.
+    pub fn beginning_with(start_ns: u64, first: &[u32]) -> Self {
+        Self {
+            first: first.to_vec(),
+            ..Self::new(start_ns)
+        }
+    }
+
     /// Takes one event in.
     #[inline]
     pub fn push(&mut self, event: &Event) {
@@ -166,6 +177,7 @@ impl Order {
         } else {
             self.judge_holes(watermark_ns, false)
         };
+        self.watermark_ns = self.watermark_ns.max(limit);
         self.emit(limit, out);
     }
 
@@ -178,7 +190,8 @@ impl Order {
         }
         for (index, losses) in losses.cpus.iter().take(last).enumerate() {
             #[expect(clippy::cast_possible_truncation, reason = "numbers wrap at 2^32 by design")]
-            let missing = (losses.produced as u32).wrapping_sub(self.cpus[index].next);
+            let end = self.first_number(index).wrapping_add(losses.produced as u32);
+            let missing = end.wrapping_sub(self.cpus[index].next);
             if is_ahead(missing) && missing > 0 {
                 self.declare_gap(index, missing, 0);
             }
@@ -186,6 +199,11 @@ impl Order {
         self.emit(u64::MAX, out);
         // The very last nanosecond is a time as well.
         self.emit_rest(out);
+    }
+
+    /// All events before this time have been handed on, in nanoseconds.
+    pub fn watermark_ns(&self) -> u64 {
+        self.watermark_ns
     }
 
     /// What was found so far.
@@ -203,13 +221,19 @@ impl Order {
         self.pending.len()
     }
 
+    fn first_number(&self, cpu: usize) -> u32 {
+        self.first.get(cpu).copied().unwrap_or(0)
+    }
+
     #[cold]
     fn add_cpus(&mut self, index: usize) {
-        let start_ns = self.start_ns;
-        self.cpus.resize_with(index + 1, || Cpu {
-            last_ns: start_ns,
-            ..Cpu::default()
-        });
+        for cpu in self.cpus.len()..=index {
+            self.cpus.push(Cpu {
+                next: self.first_number(cpu),
+                last_ns: self.start_ns,
+                ..Cpu::default()
+            });
+        }
     }
 
     /// Declares the gaps that are due; gives the time up to which events may go out.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracer_common::wire::Event;
 
-use crate::info::{Losses, SourceInfo};
+use crate::info::Losses;
 use crate::order::Order;
 use crate::source::{Poll, Source};
 
@@ -153,7 +153,8 @@ pub fn run<S: Source>(
     stop: &mut Stop,
     consumer: &mut impl Consumer,
 ) -> anyhow::Result<Outcome> {
-    let mut order = Order::new(start_ns(source.info()));
+    let info = source.info();
+    let mut order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
     let mut ended = None;
     let mut next_losses = Instant::now() + LOSSES;
     loop {
@@ -192,8 +193,4 @@ pub fn run<S: Source>(
         }
         consumer.round(&order)?;
     }
-}
-
-const fn start_ns(info: &SourceInfo) -> u64 {
-    info.start_monotonic_ns
 }

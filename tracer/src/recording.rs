@@ -6,6 +6,7 @@
 //! [`crate::info::Losses`] now and then; a [`Summary`] ends a recording that was ended on purpose.
 //! What was killed, or met a full disk, is good up to its last whole frame.
 
+mod block;
 mod reader;
 mod writer;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::info::Losses;
 
+pub use block::{BLOCK_MEMORY, Block};
 pub use reader::{End, Frame, ReadError, RecordReader};
 pub use writer::{RecordWriter, create, is_broken_pipe};
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tracer_common::wire::{Event, Kind, MAX_EVENT};
 
 use super::{
-    BLOCK_LIMIT, Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary,
+    BLOCK_LIMIT, Block, Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary,
     VERSION, checksum,
 };
 use crate::info::{Losses, SourceInfo};
@@ -196,6 +196,35 @@ impl RecordWriter {
         self.block = block;
         self.count = 0;
         result
+    }
+
+    /// Writes a block of events that come after all that were pushed, as it is.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn write_block(&mut self, block: &mut Block) -> anyhow::Result<()> {
+        self.flush()?;
+        if block.count == 0 {
+            return Ok(());
+        }
+        if self.summary.events == 0 {
+            self.summary.first_ns = block.first_ns;
+        }
+        self.summary.last_ns = block.last_ns;
+        let header = FrameHeader {
+            kind: FrameType::Events as u8,
+            codec: Codec::Raw as u8,
+            stored_len: 0,
+            raw_len: 0,
+            count: block.count,
+            crc: 0,
+            first_ns: block.first_ns,
+            last_ns: block.last_ns,
+        };
+        self.write_frame(header, &mut block.bytes)?;
+        self.summary.events += u64::from(block.count);
+        self.summary.gaps += block.gaps;
+        Ok(())
     }
 
     /// Notes what is known to be missing by now. Losses up to here come before the events that follow.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tracer_common::wire::Reason;
 
 use crate::check::accounting::Accounting;
-use crate::info::{Losses, SourceInfo, UnseenInfo};
+use crate::info::{Flight, Losses, SourceInfo, UnseenInfo};
 use crate::order::Order;
 use crate::sink::address::Addresses;
 use crate::state::{ByReason, Durations, Engine, Faults, Histogram, Lock, TaskCounters};
@@ -57,6 +57,8 @@ pub struct Report {
     pub kernel: Kernel,
     /// Whether the stream came to its end on purpose.
     pub complete: bool,
+    /// Why a flight recorder wrote it, if one did.
+    pub flight: Option<Flight>,
     /// What the reader should know.
     pub warnings: Vec<String>,
     /// Filters that ran in the kernel.
@@ -652,6 +654,7 @@ impl Report {
                 family: info.kernel.family,
             },
             complete: inputs.complete,
+            flight: inputs.info.flight.clone(),
             warnings: inputs.warnings.clone(),
             filters: info.filters.clone(),
             duration_ns: engine.now_ns().saturating_sub(start),

@@ -316,5 +316,7 @@ fn info(
             .map(|mechanism| mechanism.name().to_owned())
             .collect(),
         truth: wishes.truth,
+        first_numbers: Vec::new(),
+        flight: None,
     }
 }

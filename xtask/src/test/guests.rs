@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
-use super::{accuracy_checks, cost_checks, doctor_checks, tracer_checks, vm_checks, watch_checks};
+use super::{
+    accuracy_checks, cost_checks, doctor_checks, provoke_checks, tracer_checks, vm_checks, watch_checks,
+};
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
 use crate::{ui, ws};
@@ -199,7 +201,8 @@ fn jobs(only: &str) -> Vec<Job> {
             .chain(cost_checks::SCENARIOS)
             .chain(watch_checks::SCENARIOS)
             .chain(accuracy_checks::SCENARIOS)
-            .chain(doctor_checks::SCENARIOS);
+            .chain(doctor_checks::SCENARIOS)
+            .chain(provoke_checks::SCENARIOS);
         for scenario in scenarios {
             let runs = match scenario.on {
                 On::All => true,

@@ -6,6 +6,7 @@ mod cost_checks;
 mod doctor_checks;
 mod guests;
 mod libtest;
+mod provoke_checks;
 mod report;
 mod tracer_checks;
 mod vm_checks;

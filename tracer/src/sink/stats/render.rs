@@ -92,6 +92,20 @@ impl<W: Write> Page<'_, W> {
         if !report.filters.is_empty() {
             writeln!(self.out, "only   {}", fit(&report.filters.join(" "), 73))?;
         }
+        if let Some(flight) = &report.flight {
+            let fired = &flight.fired;
+            let short = if flight.cut_short {
+                ", all that there was memory for"
+            } else {
+                ""
+            };
+            let before = duration(flight.before_ns);
+            let why = format!("{}: {}; {before} before{short}", fired.trigger, fired.what);
+            for (at, line) in wrap(&why, 73).iter().enumerate() {
+                let label = if at == 0 { "fired" } else { "" };
+                writeln!(self.out, "{label:<7}{line}")?;
+            }
+        }
         for warning in &report.warnings {
             for (at, line) in wrap(warning, 73).iter().enumerate() {
                 let label = if at == 0 { "note" } else { "" };

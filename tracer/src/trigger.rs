@@ -1,0 +1,513 @@
+//! Triggers: conditions on what is seen, for a flight recorder that writes when one comes true.
+//!
+//! They are pure, like the engine that they look at. A wait or a hold is measured while it goes on, too: what is stuck
+//! never ends. Each one fires once.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use tracer_common::wire::{Event, Provenance};
+
+use crate::check::accounting::{Accounting, OpenReason};
+use crate::expr::{self, Comparison, Error, Expr, Op, Term, Value};
+use crate::info::{Fired, SourceInfo};
+use crate::state::{Engine, Lock, Note, RoundEnd, What};
+
+/// How often the waits and holds that go on are looked at, in nanoseconds of the events' time.
+const LOOK_NS: u64 = 2_000_000;
+/// The rate of falling back is that of so long, in nanoseconds, in [`SLICES`] parts.
+const WINDOW_NS: u64 = 1_000_000_000;
+const SLICES: usize = 10;
+/// Of fewer faults than these no rate is told.
+const FEWEST_FAULTS: u64 = 100;
+/// More waits and holds that have fired than these are not remembered.
+const FIRED_LIMIT: usize = 4096;
+
+/// What may fire.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Condition {
+    /// A wait of more than so many nanoseconds.
+    Wait(u64),
+    /// A hold of more than so many nanoseconds.
+    Hold(u64),
+    /// An observed count that nothing explains.
+    Violation,
+    /// More than so many of a hundred faults of user mode took the mmap_lock.
+    FallbackRate(f64),
+}
+
+/// One `--on`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trigger {
+    /// As the user wrote it.
+    text: String,
+    condition: Condition,
+}
+
+impl Trigger {
+    /// Understands `wait>10ms`, `hold>5ms`, `violation` or `fallback-rate>50%`.
+    ///
+    /// # Errors
+    /// When it is none of these; says what and where.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let Expr::Term(term) = expr::parse(text)? else {
+            return Err(Error::new(
+                text,
+                0..text.len(),
+                "a trigger is a single condition; for another one give --on again",
+            ));
+        };
+        let condition = match (term.name.as_str(), &term.comparison) {
+            ("violation", None) => Condition::Violation,
+            ("violation", Some(comparison)) => {
+                return Err(Error::new(
+                    text,
+                    comparison.op_at.clone(),
+                    "violation is compared with nothing",
+                ));
+            }
+            ("wait", comparison) => Condition::Wait(time(text, &term, comparison.as_ref())?),
+            ("hold", comparison) => Condition::Hold(time(text, &term, comparison.as_ref())?),
+            ("fallback-rate", comparison) => match above(text, &term, comparison.as_ref(), "50%")? {
+                (Value::Percent(percent), _) if (0.0..100.0).contains(percent) => {
+                    Condition::FallbackRate(*percent)
+                }
+                (_, at) => return Err(Error::new(text, at, "a share should stand here, such as 50%")),
+            },
+            _ => {
+                return Err(Error::new(
+                    text,
+                    term.at,
+                    "there is no such trigger; there are wait, hold, violation and fallback-rate",
+                ));
+            }
+        };
+        Ok(Self {
+            text: text.trim().to_owned(),
+            condition,
+        })
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn above<'a>(
+    text: &str,
+    term: &Term,
+    comparison: Option<&'a Comparison>,
+    example: &str,
+) -> Result<(&'a Value, std::ops::Range<usize>), Error> {
+    let Some(comparison) = comparison else {
+        let what = format!("{0} is compared with something: {0}>{example}", term.name);
+        return Err(Error::new(text, term.at.clone(), what));
+    };
+    if !matches!(comparison.op, Op::Above | Op::AtLeast) {
+        let what = format!("a trigger fires above something: {}>{example}", term.name);
+        return Err(Error::new(text, comparison.op_at.clone(), what));
+    }
+    Ok((&comparison.value, comparison.value_at.clone()))
+}
+
+fn time(text: &str, term: &Term, comparison: Option<&Comparison>) -> Result<u64, Error> {
+    match above(text, term, comparison, "10ms")? {
+        (Value::Nanoseconds(ns), _) => Ok(*ns),
+        (_, at) => Err(Error::new(
+            text,
+            at,
+            "a time with a unit should stand here, such as 10ms",
+        )),
+    }
+}
+
+/// A wait or hold that has fired: thread, lock, since when.
+type Key = (bool, u32, u8, u64);
+
+/// Looks at every event for what the triggers are about.
+pub struct Triggers {
+    triggers: Vec<Trigger>,
+    accounting: Option<Accounting>,
+    violations: u64,
+    fired: HashSet<Key>,
+    next_look_ns: u64,
+    faults: Faults,
+}
+
+/// Faults of user mode, by how they ended, of the latest [`WINDOW_NS`].
+#[derive(Default)]
+struct Faults {
+    /// Under the VMA lock, under the mmap_lock.
+    slices: [[u64; 2]; SLICES],
+    now: u64,
+    /// Not to fire again before the rate has been below.
+    above: Vec<bool>,
+}
+
+impl Triggers {
+    /// For a stream that `info` tells about; the engine must keep notes.
+    pub fn new(triggers: Vec<Trigger>, info: &SourceInfo) -> Self {
+        let wants = |condition: fn(&Condition) -> bool| triggers.iter().any(|t| condition(&t.condition));
+        Self {
+            accounting: wants(|c| matches!(c, Condition::Violation)).then(|| Accounting::new(info)),
+            violations: 0,
+            fired: HashSet::new(),
+            next_look_ns: 0,
+            faults: Faults {
+                above: vec![false; triggers.len()],
+                ..Faults::default()
+            },
+            triggers,
+        }
+    }
+
+    /// Takes one event into the engine; gives the first trigger that it makes come true.
+    pub fn apply(&mut self, engine: &mut Engine, event: &Event) -> Option<Fired> {
+        let accounting = &mut self.accounting;
+        engine.apply(event, &mut |event, meta| {
+            if let Some(accounting) = accounting.as_mut().filter(|_| meta.derived) {
+                accounting.derived(event, meta);
+            }
+        });
+        if let Some(accounting) = accounting {
+            accounting.observe(engine, event);
+        }
+        let mut fired = None;
+        for at in 0..engine.notes().len() {
+            let note = engine.notes()[at];
+            let found = match note {
+                Note::Span(span) => self.span(engine, &span, event.header.ts_ns),
+                Note::Round(round) if round.user => {
+                    match round.end {
+                        RoundEnd::VmaLock => self.faults.count(event.header.ts_ns, 0),
+                        RoundEnd::Retried | RoundEnd::MmapLock => self.faults.count(event.header.ts_ns, 1),
+                        RoundEnd::Error | RoundEnd::SentBack => {}
+                    }
+                    self.rate(event)
+                }
+                _ => None,
+            };
+            fired = fired.or(found);
+        }
+        fired = fired.or_else(|| self.violation(event));
+        if event.header.ts_ns >= self.next_look_ns {
+            fired = fired.or_else(|| self.look(engine, event.header.ts_ns));
+        }
+        fired
+    }
+
+    /// Looks at what goes on at that time, which no event that is still to come is before.
+    pub fn look(&mut self, engine: &Engine, now_ns: u64) -> Option<Fired> {
+        if now_ns < self.next_look_ns {
+            return None;
+        }
+        self.next_look_ns = now_ns + LOOK_NS;
+        let mut found = None;
+        for view in engine.tasks() {
+            let task = view.task();
+            let waits = view
+                .waits()
+                .map(|wait| (true, wait.lock, wait.since_ns, wait.certainty));
+            let holds = view
+                .holds()
+                .take_while(|hold| hold.lock != Lock::VmaWrite)
+                .map(|hold| (false, hold.lock, hold.since_ns, hold.certainty));
+            for (is_wait, lock, since_ns, certainty) in waits.chain(holds) {
+                let ns = now_ns.saturating_sub(since_ns);
+                // What a gap has made doubtful may be over for long.
+                if certainty == Provenance::Unknown {
+                    continue;
+                }
+                let Some(trigger) = self.too_long(is_wait, ns) else {
+                    continue;
+                };
+                let key = (is_wait, task.tid, lock as u8, since_ns);
+                if !self.fired.contains(&key) && found.as_ref().is_none_or(|&(_, _, longest)| ns > longest) {
+                    let by = By {
+                        pid: task.pid,
+                        tid: task.tid,
+                        comm: comm(&task.comm),
+                    };
+                    found = Some((key, fired(trigger, by, now_ns, is_wait, lock, ns, true), ns));
+                }
+            }
+        }
+        let (key, fired, _) = found?;
+        self.remember(key);
+        Some(fired)
+    }
+
+    /// The first trigger that so long a wait or hold makes come true.
+    fn too_long(&self, is_wait: bool, ns: u64) -> Option<&Trigger> {
+        self.triggers.iter().find(|trigger| match trigger.condition {
+            Condition::Wait(limit) => is_wait && ns > limit,
+            Condition::Hold(limit) => !is_wait && ns > limit,
+            Condition::Violation | Condition::FallbackRate(_) => false,
+        })
+    }
+
+    fn remember(&mut self, key: Key) {
+        if self.fired.len() >= FIRED_LIMIT {
+            self.fired.clear();
+        }
+        self.fired.insert(key);
+    }
+
+    /// A wait or hold that has just ended.
+    fn span(&mut self, engine: &Engine, span: &crate::state::Span, now_ns: u64) -> Option<Fired> {
+        let is_wait = span.what != What::Hold;
+        let ns = span.ns?;
+        if span.lock == Lock::VmaWrite && !is_wait {
+            return None;
+        }
+        let trigger = self.too_long(is_wait, ns)?;
+        let key = (is_wait, span.who.tid, span.lock as u8, span.since_ns);
+        if self.fired.contains(&key) {
+            return None;
+        }
+        let name = engine
+            .tasks()
+            .find(|view| view.task().tid == span.who.tid)
+            .map(|view| comm(&view.task().comm));
+        let by = By {
+            pid: span.who.pid,
+            tid: span.who.tid,
+            comm: name.unwrap_or_default(),
+        };
+        let fired = fired(trigger, by, now_ns, is_wait, span.lock, ns, false);
+        self.remember(key);
+        Some(fired)
+    }
+
+    fn rate(&mut self, event: &Event) -> Option<Fired> {
+        let (percent, all) = self.faults.percent()?;
+        for (at, trigger) in self.triggers.iter().enumerate() {
+            let Condition::FallbackRate(limit) = trigger.condition else {
+                continue;
+            };
+            let was_above = std::mem::replace(&mut self.faults.above[at], percent > limit);
+            if percent > limit && !was_above {
+                return Some(Fired {
+                    trigger: trigger.text.clone(),
+                    ts_ns: event.header.ts_ns,
+                    what: format!("{percent:.1} % of {all} faults within a second took the mmap_lock"),
+                    ..Fired::default()
+                });
+            }
+        }
+        None
+    }
+
+    fn violation(&mut self, event: &Event) -> Option<Fired> {
+        let totals = self.accounting.as_ref()?.totals();
+        let count = OpenReason::ALL
+            .iter()
+            .filter(|reason| reason.is_candidate())
+            .map(|&reason| totals.open_by_reason[reason as usize])
+            .sum();
+        if std::mem::replace(&mut self.violations, count) >= count {
+            return None;
+        }
+        let trigger = self
+            .triggers
+            .iter()
+            .find(|trigger| trigger.condition == Condition::Violation)?;
+        let kept = self.accounting.as_ref()?.cases();
+        let case = kept.iter().rev().find(|case| case.reason.is_candidate());
+        let what = match case {
+            Some(case) => format!(
+                "{}: a count of {:#x} beside {} known readers, {} possible ones",
+                case.reason.name(),
+                case.event.body.vm_refcnt,
+                case.definite,
+                case.possible
+            ),
+            None => "a count that nothing explains".to_owned(),
+        };
+        let event = case.map_or(event, |case| &case.event);
+        Some(Fired {
+            trigger: trigger.text.clone(),
+            ts_ns: event.header.ts_ns,
+            pid: event.header.pid,
+            tid: event.header.tid,
+            comm: comm(&event.header.comm),
+            what,
+            ..Fired::default()
+        })
+    }
+}
+
+/// Whose wait or hold it is.
+struct By {
+    pid: u32,
+    tid: u32,
+    comm: String,
+}
+
+fn fired(trigger: &Trigger, by: By, ts_ns: u64, is_wait: bool, lock: Lock, ns: u64, ongoing: bool) -> Fired {
+    let By { pid, tid, comm } = by;
+    let what = match (is_wait, ongoing) {
+        (true, true) => "has been waiting for",
+        (true, false) => "waited for",
+        (false, true) => "has been holding",
+        (false, false) => "held",
+    };
+    let length = crate::sink::text::duration(ns);
+    Fired {
+        what: format!("{comm} ({tid}) {what} {} for {length}", lock.name()),
+        trigger: trigger.text.clone(),
+        ts_ns,
+        pid,
+        tid,
+        comm,
+        lock: lock.name().to_owned(),
+        length_ns: ns,
+        ongoing,
+    }
+}
+
+fn comm(raw: &[u8]) -> String {
+    let end = raw.iter().position(|&byte| byte == 0).unwrap_or(raw.len());
+    crate::sink::text::comm(&raw[..end]).into_owned()
+}
+
+impl Faults {
+    fn count(&mut self, ts_ns: u64, way: usize) {
+        let slice = ts_ns / (WINDOW_NS / SLICES as u64);
+        // Slices that nothing happened in are empty.
+        for _ in self.now..slice.min(self.now + SLICES as u64) {
+            self.now += 1;
+            self.slices[self.now as usize % SLICES] = [0; 2];
+        }
+        self.now = self.now.max(slice);
+        self.slices[self.now as usize % SLICES][way] += 1;
+    }
+
+    /// How many of a hundred took the mmap_lock, and of how many faults.
+    fn percent(&self) -> Option<(f64, u64)> {
+        let [vma, mmap] = self
+            .slices
+            .iter()
+            .fold([0, 0], |[vma, mmap], slice| [vma + slice[0], mmap + slice[1]]);
+        let all = vma + mmap;
+        (all >= FEWEST_FAULTS).then(|| (100.0 * mmap as f64 / all as f64, all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_common::wire::{Kind, flag};
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn triggers(texts: &[&str]) -> (Triggers, Engine) {
+        let info = SourceInfo::default();
+        let all = texts.iter().map(|text| Trigger::parse(text).unwrap()).collect();
+        let mut engine = Engine::new(&info);
+        engine.keep_notes();
+        (Triggers::new(all, &info), engine)
+    }
+
+    fn event(kind: Kind, ms: u64, tid: u32, write: bool) -> Event {
+        let mut event = Event::synthetic(kind, ms * MS);
+        event.header.flags = flag::MM | if write { flag::WRITE } else { 0 };
+        (event.header.pid, event.header.tid, event.body.mm) = (7, tid, 0x1000);
+        event.header.comm[..4].copy_from_slice(b"who\0");
+        event
+    }
+
+    #[test]
+    fn triggers_are_understood_and_others_refused() {
+        for good in ["wait>10ms", "hold >= 5us", "violation", "fallback-rate>50%"] {
+            assert_eq!(Trigger::parse(good).unwrap().to_string(), good);
+        }
+        for (bad, what) in [
+            ("wait", "wait>10ms"),
+            ("wait<10ms", "fires above"),
+            ("wait>10", "a unit"),
+            ("hold>50%", "a unit"),
+            ("violation>1", "nothing"),
+            ("fallback-rate>10ms", "a share"),
+            ("fallback-rate>100%", "a share"),
+            ("latency>10ms", "there are wait, hold"),
+            ("wait>10ms || hold>5ms", "give --on again"),
+        ] {
+            let error = Trigger::parse(bad).unwrap_err().to_string();
+            assert!(error.contains(what), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_wait_fires_at_its_end() {
+        let (mut triggers, mut engine) = triggers(&["wait>10ms"]);
+        assert_eq!(
+            triggers.apply(&mut engine, &event(Kind::MmapStart, 1, 5, true)),
+            None
+        );
+        let fired = triggers
+            .apply(&mut engine, &event(Kind::MmapAcquire, 13, 5, true))
+            .unwrap();
+        assert_eq!((fired.tid, fired.length_ns, fired.ongoing), (5, 12 * MS, false));
+        assert_eq!(fired.what, "who (5) waited for mmap_write for 12.0 ms");
+    }
+
+    #[test]
+    fn a_wait_that_never_ends_fires_while_it_goes_on_and_once() {
+        let (mut triggers, mut engine) = triggers(&["wait>10ms"]);
+        assert_eq!(
+            triggers.apply(&mut engine, &event(Kind::MmapStart, 1, 5, false)),
+            None
+        );
+        assert_eq!(triggers.look(&engine, 11 * MS), None);
+        let fired = triggers.look(&engine, 14 * MS).unwrap();
+        assert!(fired.ongoing && fired.lock == "mmap_read", "{fired:?}");
+        assert_eq!(triggers.look(&engine, 20 * MS), None);
+        assert_eq!(
+            triggers.apply(&mut engine, &event(Kind::MmapAcquire, 30, 5, false)),
+            None
+        );
+    }
+
+    #[test]
+    fn another_tasks_event_is_enough_to_see_it() {
+        let (mut triggers, mut engine) = triggers(&["hold>10ms"]);
+        triggers.apply(&mut engine, &event(Kind::MmapAcquire, 1, 5, true));
+        assert_eq!(
+            triggers.apply(&mut engine, &event(Kind::MmapStart, 5, 6, false)),
+            None
+        );
+        let fired = triggers
+            .apply(&mut engine, &event(Kind::MmapFail, 20, 6, false))
+            .unwrap();
+        assert_eq!((fired.tid, fired.lock.as_str()), (5, "mmap_write"));
+    }
+
+    #[test]
+    fn what_a_gap_made_doubtful_fires_not() {
+        let (mut triggers, mut engine) = triggers(&["hold>10ms"]);
+        triggers.apply(&mut engine, &event(Kind::MmapAcquire, 1, 5, true));
+        triggers.apply(&mut engine, &Event::synthetic(Kind::Gap, 2 * MS));
+        assert_eq!(triggers.look(&engine, 50 * MS), None);
+    }
+
+    #[test]
+    fn the_rate_of_falling_back_is_that_of_a_second() {
+        let mut faults = Faults::default();
+        for ms in 0..200 {
+            faults.count(ms * MS, 0);
+        }
+        assert_eq!(faults.percent(), Some((0.0, 200)));
+        for ms in 500..700 {
+            faults.count(ms * MS, 1);
+        }
+        assert_eq!(faults.percent(), Some((50.0, 400)));
+        faults.count(1450 * MS, 1);
+        assert_eq!(faults.percent(), Some((100.0, 201)));
+        faults.count(9000 * MS, 1);
+        assert_eq!(faults.percent(), None);
+    }
+}
