@@ -7,12 +7,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use tracer::check::accounting::Accounting;
+use tracer::contention::Contention;
 use tracer::info::{Losses, SiteInfo, SourceInfo};
 use tracer::order::Order;
 use tracer::recording::create;
 use tracer::sink::address::Addresses;
 use tracer::sink::jsonl::JsonlWriter;
-use tracer::state::Engine;
+use tracer::state::{Engine, Lock, What};
 use tracer_common::wire::{Event, Kind, flag};
 
 const EVENTS: usize = 4_000_000;
@@ -61,6 +62,18 @@ fn main() {
         accounting.finish();
         assert_eq!(accounting.totals().open, 0, "{:?}", accounting.cases());
         accounting.totals().checked
+    });
+    measure("engine + statistics", events.len(), || {
+        let mut engine = Engine::new(&info);
+        engine.keep_notes();
+        let mut contention = Contention::default();
+        for event in &events {
+            engine.apply(event, &mut |_, _| {});
+            contention.observe(&engine, event);
+        }
+        contention.finish(&engine);
+        let row = contention.groups.all.get(What::Hold, Lock::VmaRead);
+        row.map_or(0, |row| row.count)
     });
     measure("record", events.len(), || {
         let file = std::env::temp_dir().join(format!("tracer-bench-{}.rec", std::process::id()));

@@ -11,6 +11,7 @@ use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::provoke::ProvokeArgs;
 use crate::sim::SimArgs;
+use crate::sink::stats::Section;
 use crate::text::SitesArgs;
 use crate::trigger::Trigger;
 use crate::validate::CheckArgs;
@@ -58,6 +59,7 @@ pub enum Command {
     /// Tables of a recording, or of the live kernel until ^C: tasks, waits, holds, faults, losses.
     #[command(after_help = "Examples:\n  \
         tracer stats a.rec\n  \
+        tracer stats a.rec --section waits,chains\n  \
         tracer stats a.rec --json | jq .events.by_kind\n  \
         sudo tracer stats --duration 5s")]
     Stats(StatsArgs),
@@ -235,6 +237,15 @@ pub struct StatsArgs {
     /// As JSON, see docs/schema/stats.md.
     #[arg(long)]
     pub json: bool,
+    /// Only these parts, in full, separated by commas. Otherwise all of them, in short.
+    #[arg(
+        long = "section",
+        value_name = "PARTS",
+        value_delimiter = ',',
+        value_enum,
+        conflicts_with = "json"
+    )]
+    pub sections: Vec<Section>,
     /// What to watch, without a file.
     #[command(flatten)]
     pub live: LiveArgs,

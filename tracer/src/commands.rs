@@ -17,6 +17,7 @@ use crate::check::accounting::Accounting;
 use crate::child::Output;
 use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
 use crate::clock;
+use crate::contention::Contention;
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
 use crate::kernel::{Depth, NoTypes};
@@ -284,6 +285,7 @@ impl Progress {
 struct Analysis<F> {
     engine: Engine,
     accounting: Option<Accounting>,
+    contention: Option<Contention>,
     missed: u64,
     progress: Progress,
     out: F,
@@ -294,6 +296,7 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Analysis<F> {
         Self {
             engine: Engine::new(info),
             accounting: None,
+            contention: None,
             missed: 0,
             progress: Progress::new(),
             out,
@@ -316,6 +319,9 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
         });
         if let Some(accounting) = &mut self.accounting {
             accounting.observe(&self.engine, event);
+        }
+        if let Some(contention) = &mut self.contention {
+            contention.observe(&self.engine, event);
         }
         result
     }
@@ -347,14 +353,14 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
             );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;
-            analyse(&mut replay, &mut stop, args.json, |replay| {
+            analyse(&mut replay, &mut stop, args, |replay| {
                 (replay.summary().is_some(), replay.warning().into_iter().collect())
             })
         }
         None => {
             let Started { mut live, mut stop } = live_setup::start(&args.live, log, Output::Shown)?;
             live_setup::tell_unseen(&live);
-            analyse(&mut live, &mut stop, args.json, |_| (true, Vec::new()))
+            analyse(&mut live, &mut stop, args, |_| (true, Vec::new()))
         }
     }
 }
@@ -362,16 +368,21 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
 fn analyse<S: Source>(
     source: &mut S,
     stop: &mut Stop,
-    json: bool,
+    args: &StatsArgs,
     end: impl FnOnce(&S) -> (bool, Vec<String>),
 ) -> anyhow::Result<u8> {
     let info = source.info().clone();
     let mut analysis = Analysis::new(&info, |_, _| Ok(()));
     analysis.accounting = Some(Accounting::new(&info));
+    analysis.contention = Some(Contention::default());
+    analysis.engine.keep_notes();
     let outcome = pipeline::run(source, stop, &mut analysis)?;
     analysis.progress.clear();
     if let Some(accounting) = &mut analysis.accounting {
         accounting.finish();
+    }
+    if let Some(contention) = &mut analysis.contention {
+        contention.finish(&analysis.engine);
     }
     let (complete, warnings) = end(source);
     for warning in &warnings {
@@ -382,20 +393,26 @@ fn analyse<S: Source>(
         engine: &analysis.engine,
         order: &outcome.order,
         accounting: analysis.accounting.as_ref(),
+        contention: analysis.contention.as_ref(),
+        stacks: source.stacks(),
         losses: &outcome.losses,
         complete,
         warnings,
         addresses: &Addresses::hashed(),
     });
     let mut out = io::stdout().lock();
-    if json {
+    if args.json {
         write!(
             out,
             "{}",
             report.to_json().context("cannot turn the report into JSON")?
         )?;
     } else {
-        stats::render(&report, stats::Style::for_stdout(), &mut out)?;
+        let style = stats::Style {
+            sections: args.sections.clone(),
+            ..stats::Style::for_stdout()
+        };
+        stats::render(&report, style, &mut out)?;
     }
     out.flush()?;
     Ok(DONE)

@@ -7,6 +7,7 @@ pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod contention;
 pub mod doctor;
 pub mod expr;
 pub mod flight;

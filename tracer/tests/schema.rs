@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tracer::check::accounting::Accounting;
+use tracer::contention::Contention;
 use tracer::info::{CpuLosses, Losses, SourceInfo, UnseenInfo};
 use tracer::order::Order;
 use tracer::sink::address::Addresses;
 use tracer::sink::jsonl::JsonlWriter;
 use tracer::sink::stats::{Inputs, Report, Style, render};
+use tracer::stacks::Stacks;
 use tracer::state::Engine;
 use tracer_common::wire::{Event, Kind, flag};
 
@@ -54,7 +56,7 @@ fn events() -> Vec<Event> {
 
 fn run(
     out: &mut impl FnMut(&Event, &tracer::state::Meta),
-) -> (SourceInfo, Engine, Accounting, Order, Losses) {
+) -> (SourceInfo, Engine, Accounting, Contention, Order, Losses) {
     let mut info = SourceInfo {
         source: "live".into(),
         self_pid: 7,
@@ -71,6 +73,8 @@ fn run(
         remedy: String::new(),
     });
     let mut engine = Engine::new(&info);
+    engine.keep_notes();
+    let mut contention = Contention::default();
     let mut order = Order::new(0);
     for event in &events() {
         order.push(event);
@@ -87,18 +91,22 @@ fn run(
     order.finish(&losses, &mut |event| {
         engine.apply(event, out);
         accounting.observe(&engine, event);
+        contention.observe(&engine, event);
     });
     accounting.finish();
-    (info, engine, accounting, order, losses)
+    contention.finish(&engine);
+    (info, engine, accounting, contention, order, losses)
 }
 
 fn report() -> Report {
-    let (info, engine, accounting, order, losses) = run(&mut |_, _| {});
+    let (info, engine, accounting, contention, order, losses) = run(&mut |_, _| {});
     Report::new(&Inputs {
         info: &info,
         engine: &engine,
         order: &order,
         accounting: Some(&accounting),
+        contention: Some(&contention),
+        stacks: &Stacks::default(),
         losses: &losses,
         complete: true,
         warnings: vec!["a.rec: truncated at offset 16; what comes before is good".into()],
@@ -222,6 +230,7 @@ fn the_tables_fit_into_80_columns() {
         Style {
             bold: false,
             rows: 20,
+            sections: Vec::new(),
         },
         &mut out,
     )
@@ -241,6 +250,8 @@ fn an_empty_stream_makes_a_report() {
         engine: &Engine::new(&info),
         order: &Order::new(0),
         accounting: None,
+        contention: None,
+        stacks: &Stacks::default(),
         losses: &Losses::default(),
         complete: false,
         warnings: Vec::new(),

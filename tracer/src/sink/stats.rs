@@ -3,7 +3,10 @@
 //! [`Report`] is the documented JSON (`docs/schema/stats.md`); [`render`] makes the tables from it,
 //! so that both say the same.
 
+mod chains;
 mod collect;
+mod fault_groups;
+mod groups;
 mod render;
 
 pub(super) use collect::site;
@@ -14,12 +17,17 @@ use serde::Serialize;
 use tracer_common::wire::Reason;
 
 use crate::check::accounting::Accounting;
+use crate::contention::Contention;
 use crate::info::{Flight, Losses, SourceInfo, UnseenInfo};
 use crate::order::Order;
 use crate::sink::address::Addresses;
+use crate::stacks::Stacks;
 use crate::state::{ByReason, Durations, Engine, Faults, Histogram, Lock, TaskCounters};
 
-pub use render::{Style, render};
+pub use chains::ChainsReport;
+pub use fault_groups::FaultGroupsReport;
+pub use groups::GroupsReport;
+pub use render::{Section, Style, render};
 
 /// Name and version of the JSON.
 pub const SCHEMA: &str = "tracer.stats.v1";
@@ -34,6 +42,10 @@ pub struct Inputs<'a> {
     pub order: &'a Order,
     /// After its `finish`; without it nothing is said of it.
     pub accounting: Option<&'a Accounting>,
+    /// After its `finish`; without it nothing is said of it.
+    pub contention: Option<&'a Contention>,
+    /// Those that events have numbers of.
+    pub stacks: &'a Stacks,
     /// At the end.
     pub losses: &'a Losses,
     /// Whether the stream came to its end on purpose.
@@ -100,8 +112,39 @@ pub struct Report {
     pub anomalies: Anomalies,
     /// Whether every observed `vm_refcnt` is what is known of its VMA; `null` where readers are not counted.
     pub accounting: Option<AccountingReport>,
+    /// Waits and holds in groups, who was in whose way, why faults took the `mmap_lock`; `null` if it was not asked for.
+    pub contention: Option<ContentionReport>,
     /// What had to be forgotten to stay within bounds.
     pub aged: AgedReport,
+}
+
+/// Statistics of contention.
+#[derive(Clone, Debug, Serialize)]
+pub struct ContentionReport {
+    /// Waits and holds in groups.
+    pub groups: GroupsReport,
+    /// Who was in whose way.
+    pub chains: ChainsReport,
+    /// Faults by process and VMA.
+    pub faults: FaultGroupsReport,
+}
+
+impl ContentionReport {
+    fn new(inputs: &Inputs<'_>) -> Option<Self> {
+        let contention = inputs.contention?;
+        let names = groups::Names {
+            addresses: inputs.addresses,
+            info: inputs.info,
+            stacks: inputs.stacks,
+        };
+        let now_ns = inputs.engine.now_ns();
+        let duration_ns = now_ns.saturating_sub(inputs.info.start_monotonic_ns);
+        Some(Self {
+            groups: GroupsReport::new(names, contention),
+            chains: ChainsReport::new(names, contention, now_ns),
+            faults: FaultGroupsReport::new(names, contention, duration_ns),
+        })
+    }
 }
 
 /// The watched kernel.
@@ -680,6 +723,7 @@ impl Report {
             unseen: info.unseen.clone(),
             anomalies: collect::anomalies(inputs),
             accounting: collect::accounting(inputs),
+            contention: ContentionReport::new(inputs),
             aged: AgedReport {
                 tasks: aged.tasks.0,
                 vmas: aged.vmas.0,

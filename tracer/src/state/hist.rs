@@ -97,7 +97,7 @@ pub(crate) fn lowest(at: usize) -> u64 {
 }
 
 /// The largest value in a bucket.
-fn highest(at: usize) -> u64 {
+pub(crate) fn highest(at: usize) -> u64 {
     if at < STEPS {
         return at as u64;
     }

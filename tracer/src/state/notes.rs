@@ -4,7 +4,7 @@
 //! to the totals. They cost nothing until [`Engine::keep_notes`] asks for them, and take no memory in the long run: the
 //! list is emptied at each event.
 
-use tracer_common::wire::{Event, Provenance, Reason};
+use tracer_common::wire::{COMM_LEN, Event, Provenance, Reason};
 
 use super::task::{Frame, Hold, Lock, Wait};
 use super::{Engine, WriteLocked};
@@ -158,6 +158,13 @@ impl Engine {
     #[inline]
     pub fn notes(&self) -> &[Note] {
         &self.notes.list
+    }
+
+    /// The command name of a task that a note is about.
+    pub(crate) fn comm_of(&self, who: Who) -> [u8; COMM_LEN] {
+        let task = self.tasks.peek(u64::from(who.tid));
+        task.filter(|task| task.pid == who.pid)
+            .map_or([0; COMM_LEN], |task| task.comm)
     }
 
     #[inline]

@@ -1,17 +1,50 @@
 //! The report as tables of at most 80 columns.
 
+mod contention;
+
 use std::io::{self, Write};
 
 use super::{Report, TaskReport};
 use crate::sink::text::{count, duration, fit, wrap};
 
+/// A part of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Section {
+    /// Events by kind.
+    Events,
+    /// Each lock: taken, given back, held; waits and holds in sum; how surely that is known.
+    Locks,
+    /// Waits by task, process, VMA, address space, site and caller; the longest.
+    Waits,
+    /// Holds by the same, idle or contended; the worst and the longest.
+    Holds,
+    /// Who waited for whom, what that one did, and who waits for each other.
+    Chains,
+    /// Page faults, and by process and VMA why they took the mmap_lock.
+    Faults,
+    /// Tasks: what they did, hold and wait for.
+    Tasks,
+    /// Address spaces.
+    Mms,
+    /// Events and losses by CPU.
+    Cpus,
+    /// What this kernel does not show.
+    Unseen,
+    /// Observed counts against known readers.
+    Accounting,
+    /// What should not be.
+    Anomalies,
+}
+
 /// How tables look.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Style {
     /// Whether headings are bold; to be had only on a terminal and without `NO_COLOR`.
     pub bold: bool,
     /// How many tasks and address spaces to list; the rest is counted.
     pub rows: usize,
+    /// Only these, in full; empty: all, those that can be long in short.
+    pub sections: Vec<Section>,
 }
 
 impl Style {
@@ -22,6 +55,7 @@ impl Style {
         Self {
             bold: !no_color && io::stdout().is_terminal(),
             rows: 20,
+            sections: Vec::new(),
         }
     }
 }
@@ -33,17 +67,30 @@ impl Style {
 pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut page = Page { out, style };
     page.summary(report)?;
-    page.events(report)?;
-    page.locks(report)?;
-    page.surety(report)?;
-    page.failures(report)?;
-    page.faults(report)?;
-    page.tasks(report)?;
-    page.mms(report)?;
-    page.cpus(report)?;
-    page.unseen(report)?;
-    page.accounting(report)?;
-    page.anomalies(report)
+    if let Some(contention) = &report.contention {
+        page.deadlocks(&contention.chains)?;
+    }
+    const ALL: &[Section] = &[
+        Section::Events,
+        Section::Locks,
+        Section::Waits,
+        Section::Holds,
+        Section::Chains,
+        Section::Faults,
+        Section::Tasks,
+        Section::Mms,
+        Section::Cpus,
+        Section::Unseen,
+        Section::Accounting,
+        Section::Anomalies,
+    ];
+    let chosen = page.style.sections.clone();
+    for &section in ALL {
+        if chosen.is_empty() || chosen.contains(&section) {
+            page.section(report, section, !chosen.is_empty())?;
+        }
+    }
+    Ok(())
 }
 
 struct Page<'a, W> {
@@ -52,6 +99,42 @@ struct Page<'a, W> {
 }
 
 impl<W: Write> Page<'_, W> {
+    fn section(&mut self, report: &Report, section: Section, all: bool) -> io::Result<()> {
+        let parts = report.contention.as_ref();
+        match section {
+            Section::Events => self.events(report),
+            Section::Locks => {
+                self.locks(report)?;
+                self.surety(report)
+            }
+            Section::Waits => parts.map_or(Ok(()), |of| self.waits(&of.groups, all)),
+            Section::Holds => parts.map_or(Ok(()), |of| self.holds(&of.groups, all)),
+            Section::Chains => parts.map_or(Ok(()), |of| self.chains(&of.chains, all)),
+            Section::Faults => {
+                self.failures(report)?;
+                self.faults(report)?;
+                let Some(groups) = parts.map(|of| &of.faults) else {
+                    return Ok(());
+                };
+                self.faults_by("FAULTS BY PROCESS", &groups.processes, all, |of| {
+                    format!("{} {}", of.pid, of.comm)
+                })?;
+                self.faults_by("FAULTS BY VMA", &groups.vmas, all, |of| {
+                    match (of.vm_start, of.vm_end) {
+                        (None, _) | (_, None) => format!("no VMA, of {}", of.pid),
+                        _ => contention::range(of.pid, of.vm_start, of.vm_end),
+                    }
+                })
+            }
+            Section::Tasks => self.tasks(report),
+            Section::Mms => self.mms(report),
+            Section::Cpus => self.cpus(report),
+            Section::Unseen => self.unseen(report),
+            Section::Accounting => self.accounting(report),
+            Section::Anomalies => self.anomalies(report),
+        }
+    }
+
     fn heading(&mut self, text: &str) -> io::Result<()> {
         if self.style.bold {
             writeln!(self.out, "\n\x1b[1m{text}\x1b[0m")
