@@ -1,5 +1,6 @@
 //! What each command does: wires the parts together and turns errors into exit codes.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -35,6 +36,7 @@ use crate::sink::top::{self, Board, Camera};
 use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
+use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
 use crate::{flight, judge, model, provoke, sim, text, validate, watch};
 
@@ -218,6 +220,10 @@ struct Recorder {
 impl Consumer for Recorder {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         self.writer.push(event)
+    }
+
+    fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
+        self.writer.stacks(stacks)
     }
 
     fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
@@ -427,19 +433,49 @@ fn export(args: &ExportArgs) -> anyhow::Result<u8> {
         Addresses::hashed()
     };
     let Format::Jsonl = args.format;
-    let mut writer = JsonlWriter::new(output(&args.output)?, &info, addresses);
+    let writer = RefCell::new(JsonlWriter::new(output(&args.output)?, &info, addresses));
     let mut stop = Stop::new(None)?;
-    let mut analysis = Analysis::new(&info, |event: &Event, meta: &Meta| Ok(writer.write(event, meta)?));
-    let result = pipeline::run(&mut replay, &mut stop, &mut analysis);
-    analysis.progress.clear();
+    let write = |event: &Event, meta: &Meta| Ok(writer.borrow_mut().write(event, meta)?);
+    let mut exporter = Exporter {
+        analysis: Analysis::new(&info, write),
+        writer: &writer,
+    };
+    let result = pipeline::run(&mut replay, &mut stop, &mut exporter);
+    exporter.analysis.progress.clear();
     result.with_context(|| format!("cannot export to {}", args.output.display()))?;
     writer
+        .into_inner()
         .finish()
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     if let Some(warning) = replay.warning() {
         eprintln!("tracer: {warning}");
     }
     Ok(DONE)
+}
+
+/// An analysis whose events, and the stacks beside them, go to a file.
+struct Exporter<'a, F, W: Write> {
+    analysis: Analysis<F>,
+    writer: &'a RefCell<JsonlWriter<W>>,
+}
+
+impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>, W: Write> Consumer for Exporter<'_, F, W> {
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.analysis.event(event)
+    }
+
+    fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
+        self.writer.borrow_mut().stacks(stacks);
+        Ok(())
+    }
+
+    fn round(&mut self, order: &Order) -> anyhow::Result<()> {
+        self.analysis.round(order)
+    }
+
+    fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
+        self.analysis.losses(losses)
+    }
 }
 
 /// A new file for its owner only, or the standard output.

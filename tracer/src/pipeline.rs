@@ -13,6 +13,7 @@ use tracer_common::wire::Event;
 use crate::info::Losses;
 use crate::order::Order;
 use crate::source::{Poll, Source};
+use crate::stacks::Stacks;
 
 /// How long a quiet source is waited for before the consumer gets a turn.
 const ROUND: Duration = Duration::from_millis(20);
@@ -26,6 +27,14 @@ pub trait Consumer {
     /// # Errors
     /// When it can take no more; the pipeline then ends.
     fn event(&mut self, event: &Event) -> anyhow::Result<()>;
+
+    /// The stacks that the events to come have numbers of, in each round before them.
+    ///
+    /// # Errors
+    /// As for events.
+    fn stacks(&mut self, _stacks: &Stacks) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// Some events later, at the latest some milliseconds later.
     ///
@@ -165,6 +174,7 @@ pub fn run<S: Source>(
             source.stop();
         }
         let poll = source.poll(ROUND, &mut |event| order.push(event))?;
+        consumer.stacks(source.stacks())?;
         let mut result = Ok(());
         let mut hand_on = |event: &Event| {
             if result.is_ok() {

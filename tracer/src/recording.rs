@@ -52,6 +52,8 @@ pub enum FrameType {
     Losses = 3,
     /// [`Summary`] as JSON; the last frame.
     Summary = 4,
+    /// A list of [`crate::stacks::Stack`] as JSON, which goes on where the one before ended.
+    Stacks = 5,
 }
 
 /// How a payload is stored. Numbers are never used again.

@@ -1,5 +1,6 @@
 //! Where events come from: a live kernel, a recording, or the bundled lock. All give the same type.
 
+mod frames;
 pub mod live;
 pub mod replay;
 mod ring;

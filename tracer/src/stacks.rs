@@ -1,6 +1,7 @@
 //! Call stacks beside the events: `sched_out` and `stack` events have their numbers.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,16 @@ pub struct Stack {
 #[derive(Clone, Debug, Default)]
 pub struct Stacks {
     all: Vec<Stack>,
-    numbers: HashMap<(u32, Vec<u64>), u32>,
+    hasher: RandomState,
+    /// By hash, so that looking one up makes no copy of it.
+    numbers: HashMap<u64, Vec<Known>>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    pid: u32,
+    addresses: Box<[u64]>,
+    number: u32,
 }
 
 impl Stacks {
@@ -71,13 +81,20 @@ impl Stacks {
         if addresses.is_empty() {
             return 0;
         }
-        let key = (pid, addresses.to_vec());
-        if let Some(&number) = self.numbers.get(&key) {
-            return number;
+        let hash = self.hasher.hash_one((pid, addresses));
+        let alike = self.numbers.get(&hash).into_iter().flatten();
+        for known in alike {
+            if known.pid == pid && *known.addresses == *addresses {
+                return known.number;
+            }
         }
         let frames = name(addresses);
         let number = self.push(Stack { pid, frames });
-        self.numbers.insert(key, number);
+        self.numbers.entry(hash).or_default().push(Known {
+            pid,
+            addresses: addresses.into(),
+            number,
+        });
         number
     }
 }

@@ -11,6 +11,7 @@ use tracer::order::Order;
 use tracer::recording::{End, FRAME_LEN, Frame, PREFIX_LEN, ReadError, RecordReader, create};
 use tracer::source::replay::Replay;
 use tracer::source::{Poll, Source as _};
+use tracer::stacks::Stacks;
 use tracer_common::wire::{Event, Kind};
 
 /// A folder of its own that goes away with the value.
@@ -117,6 +118,46 @@ fn what_goes_in_comes_out() {
     assert_eq!(found.losses, losses());
     let replay = Replay::open(&folder.file("whole.rec")).unwrap();
     assert_eq!(replay.info(), &info());
+}
+
+#[test]
+fn stacks_come_before_the_events_that_have_their_numbers() {
+    let folder = Folder::new("stacks");
+    let path = folder.file("a.rec");
+    let mut stacks = Stacks::default();
+    let mut writer = create(&path, &info()).unwrap();
+    let name = |addresses: &[u64]| {
+        let frame = |&address| tracer::stacks::Frame {
+            address,
+            name: format!("down_read+{address:#x}"),
+            module: String::new(),
+        };
+        addresses.iter().map(frame).collect()
+    };
+    for round in 1..=3_u32 {
+        stacks.number(0, &[u64::from(round), 9], name);
+        writer.stacks(&stacks).unwrap();
+        // Nothing new, nothing written.
+        let written = writer.bytes_written();
+        writer.stacks(&stacks).unwrap();
+        assert_eq!(writer.bytes_written(), written);
+        let mut event = Event::synthetic(Kind::Stack, u64::from(round));
+        event.body.vma = u64::from(round);
+        writer.push(&event).unwrap();
+    }
+    writer.finish(&Losses::default(), "test").unwrap();
+    let mut replay = Replay::open(&path).unwrap();
+    let mut numbers = Vec::new();
+    loop {
+        let poll = replay.poll(Duration::ZERO, &mut |event| numbers.push(event.stacks().0));
+        for &number in &numbers {
+            assert_eq!(replay.stacks().get(number), stacks.get(number));
+        }
+        if poll.unwrap() == Poll::End {
+            break;
+        }
+    }
+    assert_eq!((numbers, replay.stacks().len()), (vec![1, 2, 3], 3));
 }
 
 #[test]

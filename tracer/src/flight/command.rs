@@ -18,6 +18,7 @@ use crate::pipeline::{self, Consumer, Stop};
 use crate::sink::text::count;
 use crate::source::Source;
 use crate::source::replay::Replay;
+use crate::stacks::Stacks;
 
 /// Records when a trigger fires.
 ///
@@ -129,6 +130,10 @@ struct Shown {
 impl Consumer for Shown {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         self.recorder.event(event)
+    }
+
+    fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
+        self.recorder.stacks(stacks)
     }
 
     fn round(&mut self, order: &Order) -> anyhow::Result<()> {

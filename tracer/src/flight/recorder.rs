@@ -12,6 +12,7 @@ use crate::order::Order;
 use crate::pipeline::Consumer;
 use crate::recording::{self, RecordWriter};
 use crate::sink::text::{count, duration};
+use crate::stacks::Stacks;
 use crate::state::Engine;
 use crate::trigger::{Trigger, Triggers};
 
@@ -43,6 +44,8 @@ pub struct Recorder {
     writing: Option<Writing>,
     outcome: Outcome,
     missed: u64,
+    /// All that events so far have numbers of.
+    stacks: Stacks,
     /// To end the pipeline with.
     enough: Arc<AtomicBool>,
 }
@@ -86,6 +89,7 @@ impl Recorder {
             writing: None,
             outcome: Outcome::default(),
             missed: 0,
+            stacks: Stacks::default(),
             enough,
         }
     }
@@ -178,6 +182,8 @@ impl Recorder {
         let Some(writing) = &mut self.writing else {
             return Ok(());
         };
+        // All of them: which ones the kept events have, only a look at each would tell.
+        writing.writer.stacks(&self.stacks)?;
         for _ in 0..blocks {
             let Writing { writer, received, .. } = writing;
             let more = self.ring.drain_one(|block| {
@@ -260,6 +266,13 @@ impl Consumer for Recorder {
             Some(fired) => self.fire(fired),
             None => Ok(()),
         }
+    }
+
+    fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
+        for stack in stacks.since(self.stacks.len()) {
+            self.stacks.push(stack.clone());
+        }
+        Ok(())
     }
 
     fn round(&mut self, order: &Order) -> anyhow::Result<()> {

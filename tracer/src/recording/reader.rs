@@ -10,6 +10,7 @@ use super::{
     Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary, VERSION, checksum,
 };
 use crate::info::{Losses, SourceInfo};
+use crate::stacks::Stack;
 
 /// Why a file is no recording that this program can read.
 #[derive(Debug, Error)]
@@ -96,6 +97,8 @@ pub enum Frame<'a> {
     Losses(Losses),
     /// The summary.
     Summary(Box<Summary>),
+    /// Stacks, numbered on from those before.
+    Stacks(Vec<Stack>),
 }
 
 /// Reads frames one by one. Memory is bounded by [`PAYLOAD_LIMIT`], whatever the file says.
@@ -246,6 +249,10 @@ impl<R: Read> RecordReader<R> {
                 kind if kind == FrameType::Events as u8 => return Ok(Some(Frame::Events(&self.payload))),
                 kind if kind == FrameType::Losses as u8 => match serde_json::from_slice(&self.payload) {
                     Ok(losses) => return Ok(Some(Frame::Losses(losses))),
+                    Err(error) => self.end = Some(corrupt(error)),
+                },
+                kind if kind == FrameType::Stacks as u8 => match serde_json::from_slice(&self.payload) {
+                    Ok(stacks) => return Ok(Some(Frame::Stacks(stacks))),
                     Err(error) => self.end = Some(corrupt(error)),
                 },
                 kind if kind == FrameType::Summary as u8 => match serde_json::from_slice(&self.payload) {

@@ -16,6 +16,7 @@ use super::{
     VERSION, checksum,
 };
 use crate::info::{Losses, SourceInfo};
+use crate::stacks::Stacks;
 
 /// A block goes out at the latest after this time, so that little is lost by a kill.
 const BLOCK_AGE: Duration = Duration::from_secs(1);
@@ -43,8 +44,13 @@ pub struct RecordWriter {
     /// Bytes that are in the file, all of them whole frames.
     written: u64,
     failed: bool,
+    /// Stacks that are in the file.
+    stacks: usize,
     summary: Summary,
 }
+
+/// Stacks in one frame; each has some kilobytes at most.
+const STACKS_AT_ONCE: usize = 512;
 
 /// Opens `path` for a recording, `-` being standard output, and writes what comes before the events.
 ///
@@ -121,6 +127,7 @@ impl RecordWriter {
             block_began: Instant::now(),
             written: 0,
             failed: false,
+            stacks: 0,
             summary: Summary::default(),
         };
         let mut prefix = [0; PREFIX_LEN];
@@ -224,6 +231,23 @@ impl RecordWriter {
         self.write_frame(header, &mut block.bytes)?;
         self.summary.events += u64::from(block.count);
         self.summary.gaps += block.gaps;
+        Ok(())
+    }
+
+    /// Notes the stacks that are new since the last call, before the events that have their numbers.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
+        let new = stacks.since(self.stacks);
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.flush()?;
+        for some in new.chunks(STACKS_AT_ONCE) {
+            self.write_json(FrameType::Stacks, &some)?;
+        }
+        self.stacks = stacks.len();
         Ok(())
     }
 

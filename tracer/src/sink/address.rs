@@ -21,6 +21,11 @@ impl Addresses {
         }
     }
 
+    /// Whether addresses are shown as they are.
+    pub fn are_raw(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// The number that stands for an address; 0 stays 0.
     #[inline]
     pub fn show(&self, address: u64) -> u64 {

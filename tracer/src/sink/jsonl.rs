@@ -6,10 +6,11 @@
 
 use std::io::{self, Write};
 
-use tracer_common::wire::{Event, Kind, Provenance};
+use tracer_common::wire::{Event, Kind, Provenance, sched};
 
 use super::address::Addresses;
 use crate::info::SourceInfo;
+use crate::stacks::{Frame, Stacks};
 use crate::state::Meta;
 
 /// Lines go out when so many bytes have come together.
@@ -22,6 +23,8 @@ pub struct JsonlWriter<W: Write> {
     addresses: Addresses,
     /// Names of the functions of all sites, as JSON strings.
     sites: Vec<Vec<u8>>,
+    /// All stacks, as JSON lists of strings.
+    stacks: Vec<Vec<u8>>,
     lines: u64,
 }
 
@@ -38,7 +41,39 @@ impl<W: Write> JsonlWriter<W> {
             line: Vec::with_capacity(BUFFER + 1024),
             addresses,
             sites: sites.collect(),
+            stacks: Vec::new(),
             lines: 0,
+        }
+    }
+
+    /// Takes in the stacks that are new since the last call, before the events that have their numbers.
+    pub fn stacks(&mut self, stacks: &Stacks) {
+        for stack in stacks.since(self.stacks.len()) {
+            let mut list = vec![b'['];
+            for frame in &stack.frames {
+                if list.len() > 1 {
+                    list.push(b',');
+                }
+                string(&mut list, self.frame(frame, stack.pid == 0).as_bytes());
+            }
+            list.push(b']');
+            self.stacks.push(list);
+        }
+    }
+
+    /// One frame for people: the name, else the address if it may be shown.
+    fn frame(&self, frame: &Frame, of_kernel: bool) -> String {
+        let Frame {
+            address,
+            name,
+            module,
+        } = frame;
+        match (name.as_str(), module.as_str()) {
+            ("", "") if of_kernel && !self.addresses.are_raw() => "?".to_owned(),
+            ("", "") => format!("{address:#x}"),
+            ("", module) => format!("{address:#x} [{module}]"),
+            (name, "") => name.to_owned(),
+            (name, module) => format!("{name} [{module}]"),
         }
     }
 
@@ -151,6 +186,44 @@ impl<W: Write> JsonlWriter<W> {
         optional(line, b",\"gap_from_ns\":", is_gap.then_some(event.body.vm_start));
         let end = (is_gap && event.body.vm_end != 0).then_some(event.body.vm_end);
         optional(line, b",\"gap_to_ns\":", end);
+        let other = event.other_task();
+        optional(line, b",\"other_pid\":", other.map(|(pid, _)| u64::from(pid)));
+        let before = (event.kind == Kind::TaskExec).then_some(arg);
+        let other_tid = other.map(|(_, tid)| u64::from(tid)).or(before);
+        optional(line, b",\"other_tid\":", other_tid);
+        maybe(
+            line,
+            b",\"last\":",
+            (event.kind == Kind::TaskExit).then_some(arg == 1),
+        );
+        let is_out = event.kind == Kind::SchedOut;
+        optional(
+            line,
+            b",\"state\":",
+            is_out.then_some(u64::from(event.sched_state())),
+        );
+        for (name, bit) in [
+            (&b",\"iowait\":"[..], sched::out::IOWAIT),
+            (b",\"reclaim\":", sched::out::RECLAIM),
+            (b",\"preempted\":", sched::out::PREEMPTED),
+        ] {
+            maybe(line, name, is_out.then_some(event.sched_out_is(bit)));
+        }
+        line.extend_from_slice(b",\"of\":");
+        match event.stack_of() {
+            Some(kind) => string(line, kind.name().as_bytes()),
+            None => line.extend_from_slice(b"null"),
+        }
+        let is_stack = event.kind == Kind::Stack;
+        optional(line, b",\"length_ns\":", is_stack.then_some(event.body.vm_end));
+        let (kernel, user) = event.stacks();
+        for (name, number) in [(&b",\"stack\":"[..], kernel), (b",\"user_stack\":", user)] {
+            line.extend_from_slice(name);
+            let list = (number as usize)
+                .checked_sub(1)
+                .and_then(|index| self.stacks.get(index));
+            line.extend_from_slice(list.map_or(b"null", Vec::as_slice));
+        }
         line.extend_from_slice(b",\"site\":");
         match self.sites.get(event.header.site as usize) {
             Some(name) if !is_gap => line.extend_from_slice(name),
@@ -170,6 +243,16 @@ fn optional(line: &mut Vec<u8>, name: &[u8], value: Option<u64>) {
     match value {
         Some(value) => number(line, value),
         None => line.extend_from_slice(b"null"),
+    }
+}
+
+fn maybe(line: &mut Vec<u8>, name: &[u8], value: Option<bool>) {
+    match value {
+        Some(value) => flag(line, name, value),
+        None => {
+            line.extend_from_slice(name);
+            line.extend_from_slice(b"null");
+        }
     }
 }
 
@@ -291,7 +374,9 @@ mod tests {
             "held_since_ns": null, "held_since_provenance": null, "held_since_bound_ns": null,
             "write": null, "fault_flags": 0x1055, "result": 0x0400, "errno": null, "reason": null,
             "missing": null,
-            "gap_from_ns": null, "gap_to_ns": null, "site": "handle_mm_fault",
+            "gap_from_ns": null, "gap_to_ns": null, "other_pid": null, "other_tid": null, "last": null,
+            "state": null, "iowait": null, "reclaim": null, "preempted": null, "of": null,
+            "length_ns": null, "stack": null, "user_stack": null, "site": "handle_mm_fault",
         });
         assert_eq!(found, [expected]);
     }
@@ -367,6 +452,34 @@ mod tests {
     }
 
     #[test]
+    fn a_task_that_goes_to_sleep_says_how_and_where() {
+        let mut stacks = Stacks::default();
+        let frames = |names: &[&str]| {
+            let frame = |name: &&str| Frame {
+                address: 0xabc,
+                name: (*name).to_owned(),
+                module: if name.is_empty() { "" } else { "xfs" }.to_owned(),
+            };
+            names.iter().map(frame).collect()
+        };
+        stacks.number(0, &[1], |_| frames(&["down_read+0x1c", ""]));
+        stacks.number(7, &[1], |_| frames(&[""]));
+        let mut out = Event::synthetic(Kind::SchedOut, 5);
+        out.body.arg = 2 | sched::out::IOWAIT;
+        (out.body.vma, out.body.vm_start) = (1, 2);
+        for (addresses, unnamed) in [(Addresses::hashed(), "?"), (Addresses::raw(), "0xabc")] {
+            let mut writer = JsonlWriter::new(Vec::new(), &SourceInfo::default(), addresses);
+            writer.stacks(&stacks);
+            writer.write(&out, &OBSERVED).unwrap();
+            let line: Value = serde_json::from_slice(&writer.finish().unwrap()).unwrap();
+            assert_eq!(line["stack"], json!(["down_read+0x1c [xfs]", unnamed]));
+            assert_eq!(line["user_stack"], json!(["0xabc"]));
+            assert_eq!((&line["state"], &line["iowait"]), (&json!(2), &json!(true)));
+            assert_eq!(line["preempted"], json!(false));
+        }
+    }
+
+    #[test]
     fn every_kind_makes_a_whole_line() {
         let events: Vec<_> = Kind::ALL
             .iter()
@@ -375,7 +488,7 @@ mod tests {
         let found = lines(&events, Addresses::hashed());
         for (line, kind) in found.iter().zip(Kind::ALL) {
             assert_eq!(line["kind"], json!(kind.name()));
-            assert_eq!(line.as_object().unwrap().len(), 30);
+            assert_eq!(line.as_object().unwrap().len(), 41);
         }
     }
 }

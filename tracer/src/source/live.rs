@@ -9,6 +9,7 @@ use log::Log;
 use tracer_common::site::FIRST_DYNAMIC;
 use tracer_common::wire::{CpuCounters, Event, SiteCounters, decode};
 
+use super::frames::Framer;
 use super::ring::{Drained, Ring};
 use super::{Poll, Source};
 use crate::clock;
@@ -16,6 +17,7 @@ use crate::info::{CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
 use crate::probe::attach::{self, Attached};
 use crate::probe::{self, Found, Plan, Wishes};
+use crate::stacks::Stacks;
 
 /// How long a quiet ring is left alone. The kernel wakes us earlier if it fills up.
 const NAP: Duration = Duration::from_millis(10);
@@ -40,6 +42,7 @@ pub struct Live {
     watermark_ns: u64,
     stopped: bool,
     undecodable: u64,
+    framer: Framer,
 }
 
 /// [`SiteCounters`] for aya.
@@ -70,6 +73,8 @@ impl Live {
         filters: Vec<String>,
     ) -> anyhow::Result<Self> {
         let mut plan = probe::plan(facts, found, wishes)?;
+        // Before our own programs are among the symbols.
+        let framer = Framer::new(wishes.stacks_from_ns.is_some() && options.kinds != 0);
         let mut attached = attach::attach(&mut plan, facts, loader, options)?;
         let ebpf = &mut attached.ebpf;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;
@@ -104,6 +109,7 @@ impl Live {
             watermark_ns: start.0,
             stopped: false,
             undecodable: 0,
+            framer,
             log,
             attached,
         })
@@ -168,14 +174,14 @@ impl Live {
             ring,
             received,
             undecodable,
+            framer,
             ..
         } = self;
         let drained = ring.drain(|bytes| {
             any = true;
             match decode(bytes) {
                 Ok((mut event, _)) => {
-                    // What follows the body is not part of the event any more.
-                    event.header.len = event.kind.wire_len();
+                    framer.number(&mut event, bytes);
                     if let Some(count) = received.get_mut(usize::from(event.header.cpu)) {
                         *count += 1;
                     }
@@ -235,6 +241,10 @@ impl Source for Live {
         Ok(Poll::More {
             watermark_ns: self.watermark_ns,
         })
+    }
+
+    fn stacks(&self) -> &Stacks {
+        &self.framer.stacks
     }
 
     /// Lets the probes make no more events. They are detached when this is dropped, which takes longer: whoever

@@ -10,6 +10,7 @@ use super::{Poll, Source};
 use crate::info::{Losses, SourceInfo};
 use crate::order;
 use crate::recording::{End, Frame, ReadError, RecordReader, Summary};
+use crate::stacks::Stacks;
 
 /// Events of a recording, as fast as they can be read.
 ///
@@ -23,6 +24,7 @@ pub struct Replay {
     stopped: bool,
     damage: Option<String>,
     latest_ns: u64,
+    stacks: Stacks,
 }
 
 impl Replay {
@@ -44,6 +46,7 @@ impl Replay {
             stopped: false,
             damage: None,
             latest_ns: 0,
+            stacks: Stacks::default(),
         }
     }
 
@@ -90,6 +93,11 @@ impl Source for Replay {
         match self.reader.next_frame()? {
             None => return Ok(Poll::End),
             Some(Frame::Losses(losses)) => self.losses = losses,
+            Some(Frame::Stacks(stacks)) => {
+                for stack in stacks {
+                    self.stacks.push(stack);
+                }
+            }
             Some(Frame::Summary(summary)) => {
                 self.losses = summary.losses.clone();
                 self.summary = Some(*summary);
@@ -119,6 +127,10 @@ impl Source for Replay {
             // The file is in the order of time already.
             watermark_ns: self.latest_ns,
         })
+    }
+
+    fn stacks(&self) -> &Stacks {
+        &self.stacks
     }
 
     fn stop(&mut self) {

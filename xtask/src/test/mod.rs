@@ -8,6 +8,7 @@ mod guests;
 mod libtest;
 mod provoke_checks;
 mod report;
+mod sched_checks;
 mod tracer_checks;
 mod vm_checks;
 mod watch_checks;

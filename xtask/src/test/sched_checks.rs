@@ -1,0 +1,286 @@
+//! What tasks do beside their locks, on real kernels: who sleeps with a lock or for one is reported, with its stack.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::guests::{Ctx, Evidence, On, Scenario, expect};
+use crate::vm::Outcome;
+
+/// Kinds of the workload `holder` whose holder sleeps by itself, and what its stack shows.
+const KINDS: [(&str, &[&str]); 2] = [
+    ("fault", &["handle_mm_fault"]),
+    ("mmap", &["do_mmap", "vm_mmap_pgoff"]),
+];
+/// What the stack of a task shows that waits for one of the locks, in all kernels' names.
+const WAITS: &[&str] = &[
+    "rwsem_down_",
+    "down_write",
+    "down_read",
+    "vma_start_write",
+    "vma_start_exclude_readers",
+];
+/// `--stacks`, in nanoseconds.
+const LONG_NS: u64 = 1_000_000;
+
+/// Scenarios of scheduler, lifecycle and stacks.
+pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "sleepers",
+    on: On::These(&["6.12", "7.3", "oracle"]),
+    boot,
+    checks: &[
+        ("each-sleeper-is-reported", each_sleeper),
+        ("sleepers-show-where-they-sleep", sleeping_stacks),
+        ("long-waits-and-holds-have-stacks", long_ones),
+        ("lives-are-seen", lives),
+        ("kernel-is-content", Evidence::kernel_is_content),
+    ],
+}];
+
+fn boot(ctx: &Ctx) -> Result<Outcome> {
+    let runs: Vec<String> = KINDS
+        .iter()
+        .map(|(kind, _)| {
+            format!(
+                "tracer record -o /tmp/{kind}.rec --stacks 1ms -- workload holder --kind {kind} -d 400 --json \
+                   > /out/{kind}.json 2> /out/{kind}.err &&
+                 tracer export -f jsonl -o /out/{kind}.jsonl /tmp/{kind}.rec"
+            )
+        })
+        .collect();
+    ctx.guest().sh(&runs.join(" &&\n"))
+}
+
+/// One run: what the workload says of itself, and the trace.
+struct Run {
+    name: &'static str,
+    /// What the holder's stack shows.
+    holds: &'static [&'static str],
+    truth: Value,
+    events: Vec<Value>,
+}
+
+fn runs(e: &Evidence) -> Result<Vec<Run>> {
+    e.succeeded()?;
+    let run = |&(name, holds): &(&'static str, &'static [&'static str])| {
+        let truth =
+            serde_json::from_str(&e.out_text(&format!("{name}.json"))?).context("the workload's report")?;
+        let lines = e.out_text(&format!("{name}.jsonl"))?;
+        let events = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        Ok(Run {
+            name,
+            holds,
+            truth,
+            events: events.context("the export")?,
+        })
+    };
+    KINDS.iter().map(run).collect()
+}
+
+/// A task that slept, for sure.
+struct Sleeper<'a> {
+    role: &'a str,
+    tid: u64,
+    /// It was inside its call from here on.
+    begin: u64,
+    end: u64,
+    shows: &'static [&'static str],
+}
+
+impl Run {
+    fn sleepers(&self) -> Result<Vec<Sleeper<'_>>> {
+        let waits = self.truth["waits"].as_array().context("no waits")?;
+        let all = waits
+            .iter()
+            .map(|task| (task, WAITS))
+            .chain([(&self.truth["holder"], self.holds)]);
+        let sleepers: Vec<_> = all
+            .filter(|(task, _)| task["slept"] == true)
+            .map(|(task, shows)| {
+                Ok(Sleeper {
+                    role: task["role"].as_str().context("role")?,
+                    tid: task["tid"].as_u64().context("tid")?,
+                    begin: task["begin_ns"].as_u64().context("begin_ns")?,
+                    end: task["end_ns"].as_u64().context("end_ns")?,
+                    shows,
+                })
+            })
+            .collect::<Result<_>>()?;
+        ensure!(
+            sleepers.len() >= 3,
+            "{}: too few slept for this to say anything: {}",
+            self.name,
+            self.truth
+        );
+        Ok(sleepers)
+    }
+
+    /// Events of a kind within the call of a task, by the field that has the task.
+    fn of<'a>(
+        &'a self,
+        task: &'a Sleeper<'_>,
+        kind: &'a str,
+        field: &'a str,
+    ) -> impl Iterator<Item = &'a Value> {
+        self.events.iter().filter(move |event| {
+            let within = event["ts_ns"]
+                .as_u64()
+                .is_some_and(|ts| (task.begin..=task.end).contains(&ts));
+            event["kind"] == kind && event[field] == task.tid && within
+        })
+    }
+
+    /// The longest time that a task slept, as the trace has it: its beginning, its wake-up and its end.
+    fn longest<'a>(&'a self, task: &'a Sleeper<'_>) -> Option<(&'a Value, u64)> {
+        let ends: Vec<u64> = self
+            .of(task, "sched_in", "tid")
+            .filter_map(|event| event["ts_ns"].as_u64())
+            .collect();
+        self.of(task, "sched_out", "tid")
+            .filter(|event| event["state"] != 0)
+            .filter_map(|event| {
+                let begin = event["ts_ns"].as_u64()?;
+                let end = ends.iter().find(|&&end| end >= begin)?;
+                Some((event, end - begin))
+            })
+            .max_by_key(|(_, length)| *length)
+    }
+}
+
+fn each_sleeper(e: &Evidence) -> Result<()> {
+    for run in runs(e)? {
+        for task in run.sleepers()? {
+            let (out, length) = run.longest(&task).with_context(|| {
+                format!("{}: {} slept, and no pair of events says so", run.name, task.role)
+            })?;
+            // They slept for nearly all of their calls.
+            ensure!(
+                length * 2 > task.end - task.begin,
+                "{}: {} slept for {length} ns of {}, it is said",
+                run.name,
+                task.role,
+                task.end - task.begin
+            );
+            expect(
+                &format!("preempted, of {}", task.role),
+                &out["preempted"],
+                &Value::Bool(false),
+            )?;
+            let begin = out["ts_ns"].as_u64().context("ts_ns")?;
+            let mut wakes = run.of(&task, "sched_wake", "other_tid");
+            ensure!(
+                wakes.any(|wake| wake["ts_ns"].as_u64().is_some_and(|ts| ts >= begin)),
+                "{}: nobody woke {}, it seems",
+                run.name,
+                task.role
+            );
+        }
+    }
+    Ok(())
+}
+
+fn names(event: &Value) -> Vec<&str> {
+    let frames = event["stack"].as_array();
+    frames.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn sleeping_stacks(e: &Evidence) -> Result<()> {
+    for run in runs(e)? {
+        for task in run.sleepers()? {
+            let (out, _) = run.longest(&task).context("see the check before")?;
+            let stack = names(out);
+            ensure!(
+                stack
+                    .iter()
+                    .any(|frame| task.shows.iter().any(|part| frame.contains(part))),
+                "{}: {} slept in {stack:?}, which shows none of {:?}",
+                run.name,
+                task.role,
+                task.shows
+            );
+            ensure!(
+                stack.first().is_some_and(|frame| frame.contains("schedule")),
+                "{}: the stack of {} does not begin where tasks sleep: {stack:?}",
+                run.name,
+                task.role
+            );
+            let user = out["user_stack"].as_array().map_or(0, Vec::len);
+            ensure!(
+                user > 0,
+                "{}: {} has no stack of its program",
+                run.name,
+                task.role
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Each sleeper's wait or hold ends with stacks of its own, whose length is that of its call.
+fn long_ones(e: &Evidence) -> Result<()> {
+    for run in runs(e)? {
+        for event in run.events.iter().filter(|event| event["kind"] == "stack") {
+            let length = event["length_ns"].as_u64().context("length_ns")?;
+            ensure!(length >= LONG_NS, "{}: stacks of a short one: {event}", run.name);
+        }
+        for task in run.sleepers()? {
+            let lengths: Vec<u64> = run
+                .of(&task, "stack", "tid")
+                .filter(|event| !names(event).is_empty())
+                .filter_map(|event| event["length_ns"].as_u64())
+                .collect();
+            let long = lengths.iter().max().copied().unwrap_or_default();
+            ensure!(
+                long * 2 > task.end - task.begin && long <= task.end - task.begin,
+                "{}: the call of {} took {} ns, and has stacks of {lengths:?} ns",
+                run.name,
+                task.role,
+                task.end - task.begin
+            );
+        }
+    }
+    Ok(())
+}
+
+fn lives(e: &Evidence) -> Result<()> {
+    for run in runs(e)? {
+        let of = |kind: &str| {
+            run.events
+                .iter()
+                .filter(|event| event["kind"] == kind)
+                .collect::<Vec<_>>()
+        };
+        let exec = of("task_exec");
+        let command = exec.iter().find(|event| event["comm"] == "workload");
+        let command = command.context("the command's own exec was not seen")?;
+        ensure!(
+            command["mm"].is_string(),
+            "its new address space is not told: {command}"
+        );
+        let forked: Vec<_> = of("task_fork")
+            .iter()
+            .map(|event| event["other_tid"].clone())
+            .collect();
+        let ended: Vec<_> = of("task_exit").iter().map(|event| event["tid"].clone()).collect();
+        for task in run.sleepers()? {
+            let tid = Value::from(task.tid);
+            ensure!(
+                forked.contains(&tid),
+                "{}: the fork of {} was not seen",
+                run.name,
+                task.role
+            );
+            ensure!(
+                ended.contains(&tid),
+                "{}: the end of {} was not seen",
+                run.name,
+                task.role
+            );
+        }
+        let last = of("task_exit")
+            .iter()
+            .filter(|event| event["last"] == true && event["pid"] == command["pid"])
+            .count();
+        ensure!(last >= 1, "{}: no task was the last of its process", run.name);
+    }
+    Ok(())
+}
