@@ -3,9 +3,13 @@
 //! The stream is that of 64 threads that fault, read and write; it fits into no cache of the engine's
 //! own, so that look-ups are paid for.
 
+#[path = "common/stream.rs"]
+mod stream;
+
 use std::hint::black_box;
 use std::time::Instant;
 
+use stream::stream;
 use tracer::check::accounting::Accounting;
 use tracer::contention::Contention;
 use tracer::info::{Losses, SiteInfo, SourceInfo};
@@ -14,11 +18,8 @@ use tracer::recording::create;
 use tracer::sink::address::Addresses;
 use tracer::sink::jsonl::JsonlWriter;
 use tracer::state::{Engine, Lock, What};
-use tracer_common::wire::{Event, Kind, flag};
 
 const EVENTS: usize = 4_000_000;
-const THREADS: u32 = 64;
-const VMAS: u64 = 4_096;
 
 fn main() {
     let info = SourceInfo {
@@ -28,7 +29,7 @@ fn main() {
         }],
         ..SourceInfo::default()
     };
-    let events = stream();
+    let events = stream(EVENTS);
 
     measure("order", events.len(), || {
         let mut order = Order::new(0);
@@ -109,73 +110,4 @@ fn measure(name: &str, events: usize, mut run: impl FnMut() -> u64) {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = events as f64 / best;
     println!("{name:<20} {:>8.2} million events/s", rate / 1e6);
-}
-
-/// Threads take turns; each does whole operations: a fault under the VMA lock, one sent back and
-/// done under the `mmap_lock`, or a write to some VMAs.
-fn stream() -> Vec<Event> {
-    let mut events = Vec::with_capacity(EVENTS + 32);
-    let mut random = 0x9e37_79b9_7f4a_7c15u64;
-    let mut seqs = [0u32; 4];
-    let mut ts_ns = 1;
-    while events.len() < EVENTS {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let thread = u32::try_from(random % u64::from(THREADS)).unwrap_or(0);
-        let vma = (random >> 16) % VMAS;
-        let mut push = |kind: Kind, flags: u16, vma: u64, arg: u32| {
-            ts_ns += 50;
-            let mut event = Event::synthetic(kind, ts_ns);
-            event.header.cpu = u16::try_from(thread % 4).unwrap_or(0);
-            event.header.seq = seqs[usize::from(event.header.cpu)];
-            seqs[usize::from(event.header.cpu)] += 1;
-            event.header.pid = 1000 + thread / 8;
-            event.header.tid = 1000 + thread;
-            event.header.comm[..6].copy_from_slice(b"worker");
-            event.header.flags = flag::MM | flags;
-            event.body.mm = 0xffff_8880_0000_0000 + u64::from(thread / 8) * 0x800;
-            // VMAs belong to one address space each.
-            event.body.vma = 0xffff_8881_0000_0000 + (vma * 8 + u64::from(thread / 8)) * 0xc0;
-            event.body.vm_start = vma << 21;
-            event.body.vm_end = (vma + 1) << 21;
-            event.body.arg = arg;
-            // One reader at a time, or the writer.
-            event.body.vm_refcnt = if arg & 0x1000_0000 != 0 || kind == Kind::VmaReadAcquire {
-                2
-            } else {
-                1
-            };
-            events.push(event);
-        };
-        let known = flag::VMA | flag::RANGE | flag::REFCNT | flag::VMA_SEQ | flag::MM_SEQ;
-        let under_vma = 0x1040_0000;
-        match (random >> 40) % 10 {
-            0..7 => {
-                push(Kind::VmaReadAcquire, known, vma, 0);
-                push(Kind::FaultBegin, known, vma, under_vma);
-                push(Kind::FaultEnd, known, vma, under_vma);
-            }
-            7 => {
-                push(Kind::VmaReadAcquire, known, vma, 0);
-                push(Kind::FaultBegin, known, vma, under_vma);
-                push(Kind::FaultEnd, flag::VMA, vma, under_vma | 0x400);
-                push(Kind::MmapStart, 0, 0, 0);
-                push(Kind::MmapAcquire, 0, 0, 0);
-                push(Kind::FaultBegin, known, vma, 0x0040_0000);
-                push(Kind::FaultEnd, known, vma, 0x0040_0000);
-                push(Kind::MmapRelease, 0, 0, 0);
-            }
-            _ => {
-                push(Kind::MmapStart, flag::WRITE, 0, 0);
-                push(Kind::MmapAcquire, flag::WRITE, 0, 0);
-                for more in 0..3 {
-                    push(Kind::VmaWriteStart, known, (vma + more) % VMAS, 0);
-                    push(Kind::VmaWriteAcquire, known, (vma + more) % VMAS, 0);
-                }
-                push(Kind::MmapRelease, flag::WRITE, 0, 0);
-            }
-        }
-    }
-    events
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use tracer_common::wire::Kind;
 
+use crate::export::ExportArgs;
 use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
@@ -71,9 +72,6 @@ pub enum Command {
         sudo tracer check -- make -j8")]
     Check(CheckArgs),
     /// Turn a recording into a format that other tools read.
-    #[command(after_help = "Examples:\n  \
-        tracer export a.rec -f jsonl -o a.jsonl\n  \
-        tracer export a.rec -f jsonl -o - | head")]
     Export(ExportArgs),
     /// What this kernel lets us see, by which mechanism, what stays unseen and why.
     Doctor(DoctorArgs),
@@ -251,29 +249,6 @@ pub struct StatsArgs {
     pub live: LiveArgs,
 }
 
-/// Options of `export`.
-#[derive(Args, Debug)]
-pub struct ExportArgs {
-    /// The recording; `-` is the standard input.
-    pub file: PathBuf,
-    /// What to write.
-    #[arg(short, long, value_enum)]
-    pub format: Format,
-    /// Where to; `-` is the standard output.
-    #[arg(short, long, value_name = "OUT")]
-    pub output: PathBuf,
-    /// Kernel addresses as they are. Otherwise they are hashed, alike within one file.
-    #[arg(long)]
-    pub raw_addresses: bool,
-}
-
-/// Formats of `export`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// One JSON object a line, see docs/schema/jsonl.md.
-    Jsonl,
-}
-
 /// Options of `doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
@@ -312,7 +287,7 @@ fn parse_stacks(text: &str) -> Result<StacksFrom, String> {
     Ok(StacksFrom(Some(length)))
 }
 
-fn parse_kind(name: &str) -> Result<Kind, String> {
+pub(crate) fn parse_kind(name: &str) -> Result<Kind, String> {
     Kind::from_name(name)
         .filter(|&kind| kind != Kind::Gap)
         .ok_or_else(|| {

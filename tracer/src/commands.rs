@@ -1,10 +1,6 @@
 //! What each command does: wires the parts together and turns errors into exit codes.
 
-use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,7 +12,7 @@ use tracer_common::wire::Event;
 
 use crate::check::accounting::Accounting;
 use crate::child::Output;
-use crate::cli::{Cli, Command, DoctorArgs, ExportArgs, Format, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
+use crate::cli::{Cli, Command, DoctorArgs, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
 use crate::clock;
 use crate::contention::Contention;
 use crate::doctor;
@@ -29,7 +25,6 @@ use crate::pipeline::{self, Consumer, Stop};
 use crate::probe::{self, Refusal, Wishes, attach};
 use crate::recording::{self, RecordWriter, is_broken_pipe};
 use crate::sink::address::Addresses;
-use crate::sink::jsonl::JsonlWriter;
 use crate::sink::stats::{self, Inputs};
 use crate::sink::text as words;
 use crate::sink::top::{self, Board, Camera};
@@ -38,7 +33,7 @@ use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
-use crate::{flight, judge, model, provoke, sim, text, validate, watch};
+use crate::{export, flight, judge, model, provoke, sim, text, validate, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -95,7 +90,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         } else {
             VIOLATION
         }),
-        Some(Command::Export(args)) => export(&args),
+        Some(Command::Export(args)) => export::run(&args),
         Some(Command::Doctor(args)) => doctor(&args),
         Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),
         Some(Command::Model(args)) => model::run(args),
@@ -422,76 +417,6 @@ fn analyse<S: Source>(
     }
     out.flush()?;
     Ok(DONE)
-}
-
-fn export(args: &ExportArgs) -> anyhow::Result<u8> {
-    let mut replay = Replay::open(&args.file)?;
-    let info = replay.info().clone();
-    let addresses = if args.raw_addresses {
-        Addresses::raw()
-    } else {
-        Addresses::hashed()
-    };
-    let Format::Jsonl = args.format;
-    let writer = RefCell::new(JsonlWriter::new(output(&args.output)?, &info, addresses));
-    let mut stop = Stop::new(None)?;
-    let write = |event: &Event, meta: &Meta| Ok(writer.borrow_mut().write(event, meta)?);
-    let mut exporter = Exporter {
-        analysis: Analysis::new(&info, write),
-        writer: &writer,
-    };
-    let result = pipeline::run(&mut replay, &mut stop, &mut exporter);
-    exporter.analysis.progress.clear();
-    result.with_context(|| format!("cannot export to {}", args.output.display()))?;
-    writer
-        .into_inner()
-        .finish()
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
-    if let Some(warning) = replay.warning() {
-        eprintln!("tracer: {warning}");
-    }
-    Ok(DONE)
-}
-
-/// An analysis whose events, and the stacks beside them, go to a file.
-struct Exporter<'a, F, W: Write> {
-    analysis: Analysis<F>,
-    writer: &'a RefCell<JsonlWriter<W>>,
-}
-
-impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>, W: Write> Consumer for Exporter<'_, F, W> {
-    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.analysis.event(event)
-    }
-
-    fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
-        self.writer.borrow_mut().stacks(stacks);
-        Ok(())
-    }
-
-    fn round(&mut self, order: &Order) -> anyhow::Result<()> {
-        self.analysis.round(order)
-    }
-
-    fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        self.analysis.losses(losses)
-    }
-}
-
-/// A new file for its owner only, or the standard output.
-fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
-    if path.as_os_str() == "-" {
-        return Ok(Box::new(io::stdout()));
-    }
-    let file: File = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Box::new(file))
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {

@@ -42,6 +42,9 @@ pub struct SourceInfo {
     pub without: Vec<String>,
     /// Whether events of lockdep are there beside the others as the truth to judge them by.
     pub truth: bool,
+    /// Key of the hash that hides kernel addresses in exports, 32 hexadecimal digits; empty: there is none. Whoever has
+    /// it has the addresses as well.
+    pub address_key: String,
     /// In a recording that begins in the middle: by CPU, the number of its first event. Empty: all begin with 0.
     pub first_numbers: Vec<u32>,
     /// Why and how a flight recorder wrote this; `None`: it did not.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commands;
 pub mod contention;
 pub mod doctor;
+pub mod export;
 pub mod expr;
 pub mod flight;
 pub mod info;

@@ -267,6 +267,7 @@ fn source_info(setup: Setup, (monotonic, realtime): (u64, u64)) -> SourceInfo {
         attached: true,
     };
     SourceInfo {
+        address_key: crate::sink::address::Addresses::new_key(),
         tracer_version: env!("CARGO_PKG_VERSION").to_owned(),
         source: "sim".to_owned(),
         kernel: KernelInfo {

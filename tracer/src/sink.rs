@@ -2,7 +2,11 @@
 
 pub mod address;
 pub mod check;
+pub mod csv;
+pub mod folded;
 pub mod jsonl;
+pub mod parquet;
+pub mod perfetto;
 pub mod stats;
 pub mod text;
 pub mod top;

@@ -17,6 +17,21 @@ pub struct Frame {
     pub module: String,
 }
 
+impl Frame {
+    /// What the frame is called in exports: the function without the distance in it, else where it is, as far as that
+    /// can be told without an address.
+    pub fn label(&self) -> &str {
+        if !self.name.is_empty() {
+            let end = self.name.rfind("+0x").unwrap_or(self.name.len());
+            return &self.name[..end];
+        }
+        if self.module.is_empty() {
+            return "[unknown]";
+        }
+        self.module.rsplit('/').next().unwrap_or(&self.module)
+    }
+}
+
 /// One stack, innermost frame first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -25,6 +40,27 @@ pub struct Stack {
     pub pid: u32,
     /// Its frames.
     pub frames: Vec<Frame>,
+}
+
+impl Stack {
+    /// The labels of its frames, outermost first, apart by semicolons: as flame graphs have it.
+    pub fn folded(&self) -> String {
+        let mut text = String::new();
+        for frame in self.frames.iter().rev() {
+            if !text.is_empty() {
+                text.push(';');
+            }
+            // A semicolon or a line end would be taken for the end of a frame or of the stack.
+            text.extend(frame.label().chars().map(|char| {
+                if char == ';' || char.is_control() {
+                    '_'
+                } else {
+                    char
+                }
+            }));
+        }
+        text
+    }
 }
 
 /// All stacks of a stream, numbered from 1 in the order in which they were first seen.

@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod build;
+mod consumers;
 mod cpio;
 mod deps;
 mod kernels;

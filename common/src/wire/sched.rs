@@ -75,6 +75,20 @@ impl Frames {
 }
 
 impl Event {
+    /// Whether it is of one of the kinds that this module is about.
+    pub const fn is_about_tasks(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::TaskFork
+                | Kind::TaskExec
+                | Kind::TaskExit
+                | Kind::SchedOut
+                | Kind::SchedIn
+                | Kind::SchedWake
+                | Kind::Stack
+        )
+    }
+
     /// The task that a `task_fork` or `sched_wake` is about: its process and its tid.
     pub const fn other_task(&self) -> Option<(u32, u32)> {
         match self.kind {

@@ -1,11 +1,15 @@
 //! Addresses of kernel objects, which would help an attacker, as names that only tell them apart.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
-/// Turns addresses into names: the same name for the same address, within one export only.
+use siphasher::sip::SipHasher13;
+
+use crate::info::SourceInfo;
+
+/// Turns addresses into names: the same name for the same address, within one recording only.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    key: Option<RandomState>,
+    key: Option<(u64, u64)>,
 }
 
 impl Addresses {
@@ -17,8 +21,28 @@ impl Addresses {
     /// Hides them behind a hash whose random key is forgotten with this value.
     pub fn hashed() -> Self {
         Self {
-            key: Some(RandomState::new()),
+            key: Some(random_key()),
         }
+    }
+
+    /// Hides them behind a hash whose key is in the recording, so that all exports of one recording have the same
+    /// names, and nobody who has only them can try which address gives which name. A recording from before there were
+    /// such keys gets a new one each time.
+    pub fn of(info: &SourceInfo) -> Self {
+        let parse = |part: Option<&str>| u64::from_str_radix(part?, 16).ok();
+        let key = &info.address_key;
+        match (parse(key.get(..16)), parse(key.get(16..))) {
+            (Some(one), Some(other)) if key.len() == 32 => Self {
+                key: Some((one, other)),
+            },
+            _ => Self::hashed(),
+        }
+    }
+
+    /// A new key for a recording, as [`SourceInfo::address_key`] has it.
+    pub fn new_key() -> String {
+        let (one, other) = random_key();
+        format!("{one:016x}{other:016x}")
     }
 
     /// Whether addresses are shown as they are.
@@ -30,10 +54,21 @@ impl Addresses {
     #[inline]
     pub fn show(&self, address: u64) -> u64 {
         match &self.key {
-            Some(key) if address != 0 => key.hash_one(address).max(1),
+            Some((one, other)) if address != 0 => {
+                let mut hasher = SipHasher13::new_with_keys(*one, *other);
+                hasher.write_u64(address);
+                hasher.finish().max(1)
+            }
             _ => address,
         }
     }
+}
+
+/// The standard library's keys for hash tables come from the system's random numbers; what they hash to is as hard to
+/// guess.
+fn random_key() -> (u64, u64) {
+    let random = RandomState::new();
+    (random.hash_one(1u8), random.hash_one(2u8))
 }
 
 #[cfg(test)]
@@ -48,5 +83,23 @@ mod tests {
         assert_ne!(one.show(1), one.show(2));
         assert_eq!(one.show(0), 0);
         assert_eq!(Addresses::raw().show(7), 7);
+    }
+
+    #[test]
+    fn all_exports_of_one_recording_have_the_same_names() {
+        let info = |key: String| SourceInfo {
+            address_key: key,
+            ..SourceInfo::default()
+        };
+        let one = info(Addresses::new_key());
+        let name = Addresses::of(&one).show(0xffff_8881_0000_0000);
+        assert_eq!(name, Addresses::of(&one).show(0xffff_8881_0000_0000));
+        assert_ne!(name, 0xffff_8881_0000_0000);
+        let other = info(Addresses::new_key());
+        assert_ne!(name, Addresses::of(&other).show(0xffff_8881_0000_0000));
+        // From before there were keys, or nonsense: hidden all the same.
+        for key in ["", "zz", "0123456789abcdef0123456789abcdé"] {
+            assert_ne!(Addresses::of(&info(key.into())).show(7), 7);
+        }
     }
 }

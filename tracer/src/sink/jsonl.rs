@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use tracer_common::wire::{Event, Kind, Provenance, sched};
 
 use super::address::Addresses;
+use crate::export::{Ending, Exporter, Output};
 use crate::info::SourceInfo;
 use crate::stacks::{Frame, Stacks};
 use crate::state::Meta;
@@ -186,6 +187,28 @@ impl<W: Write> JsonlWriter<W> {
         optional(line, b",\"gap_from_ns\":", is_gap.then_some(event.body.vm_start));
         let end = (is_gap && event.body.vm_end != 0).then_some(event.body.vm_end);
         optional(line, b",\"gap_to_ns\":", end);
+        self.append_tasks(event);
+        let line = &mut self.line;
+        line.extend_from_slice(b",\"site\":");
+        match self.sites.get(event.header.site as usize) {
+            Some(name) if !is_gap => line.extend_from_slice(name),
+            _ => line.extend_from_slice(b"null"),
+        }
+        line.extend_from_slice(b"}\n");
+    }
+
+    /// What tasks do beside their locks, and stacks.
+    fn append_tasks(&mut self, event: &Event) {
+        let line = &mut self.line;
+        if !event.is_about_tasks() {
+            // Most events: all at once.
+            line.extend_from_slice(
+                b",\"other_pid\":null,\"other_tid\":null,\"last\":null,\"state\":null,\"iowait\":null,\"reclaim\":null,\
+                  \"preempted\":null,\"of\":null,\"length_ns\":null,\"stack\":null,\"user_stack\":null",
+            );
+            return;
+        }
+        let arg = u64::from(event.body.arg);
         let other = event.other_task();
         optional(line, b",\"other_pid\":", other.map(|(pid, _)| u64::from(pid)));
         let before = (event.kind == Kind::TaskExec).then_some(arg);
@@ -224,12 +247,17 @@ impl<W: Write> JsonlWriter<W> {
                 .and_then(|index| self.stacks.get(index));
             line.extend_from_slice(list.map_or(b"null", Vec::as_slice));
         }
-        line.extend_from_slice(b",\"site\":");
-        match self.sites.get(event.header.site as usize) {
-            Some(name) if !is_gap => line.extend_from_slice(name),
-            _ => line.extend_from_slice(b"null"),
-        }
-        line.extend_from_slice(b"}\n");
+    }
+}
+
+impl Exporter for JsonlWriter<Output> {
+    fn event(&mut self, event: &Event, meta: &Meta, stacks: &Stacks) -> anyhow::Result<()> {
+        self.stacks(stacks);
+        Ok(self.write(event, meta)?)
+    }
+
+    fn finish(self: Box<Self>, _end: &Ending<'_>) -> anyhow::Result<()> {
+        JsonlWriter::finish(*self)?.finish()
     }
 }
 

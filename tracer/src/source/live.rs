@@ -17,6 +17,7 @@ use crate::info::{CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
 use crate::probe::attach::{self, Attached};
 use crate::probe::{self, Found, Plan, Wishes};
+use crate::sink::address::Addresses;
 use crate::stacks::Stacks;
 
 /// How long a quiet ring is left alone. The kernel wakes us earlier if it fills up.
@@ -326,6 +327,7 @@ fn info(
             .map(|mechanism| mechanism.name().to_owned())
             .collect(),
         truth: wishes.truth,
+        address_key: Addresses::new_key(),
         first_numbers: Vec::new(),
         flight: None,
     }

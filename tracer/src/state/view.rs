@@ -3,7 +3,7 @@
 use tracer_common::wire::Provenance;
 
 use super::lock::Writer;
-use super::{Engine, Hold, Lock, Mm, Task, Vma, Wait, WriteLocked};
+use super::{Engine, Hold, Lock, Mm, Place, Task, Vma, Wait, WriteLocked};
 
 /// One task, as it is now.
 #[derive(Clone, Copy)]
@@ -68,6 +68,45 @@ impl Engine {
             mm,
             address,
         })
+    }
+
+    /// The task with that small number (see [`super::Who`]), which has to be remembered still.
+    pub fn task_of(&self, slot: u32) -> TaskView<'_> {
+        TaskView {
+            engine: self,
+            task: &self.tasks[slot],
+            key: self.key(slot),
+        }
+    }
+
+    /// Calls `each` for whoever waits for a lock that a hold like this is in the way of: with the small number of the
+    /// task, its tid, and since when it waits.
+    pub fn waits_for(&self, lock: Lock, place: Place, mut each: impl FnMut(u32, u32, u64)) {
+        let mut see = |key: u32, wanted: &dyn Fn(&Wait) -> bool| {
+            if let Some((slot, task)) = self.tasks.peek_slot(u64::from(key))
+                && let Some(wait) = task.waits.iter().find(|wait| wanted(wait))
+            {
+                each(slot, task.tid, wait.since_ns);
+            }
+        };
+        match lock {
+            Lock::MmapRead | Lock::MmapWrite => {
+                let Some(mm) = self.mms.peek(place.mm) else { return };
+                for &key in mm.waiters.iter() {
+                    see(key, &|wait| {
+                        let conflict = lock == Lock::MmapWrite || wait.lock == Lock::MmapWrite;
+                        wait.mm == place.mm && wait.vma == 0 && conflict
+                    });
+                }
+            }
+            Lock::VmaRead => {
+                if let Some(key) = self.vmas.peek(place.vma).and_then(|vma| vma.waiting_writer) {
+                    see(key, &|wait| wait.lock == Lock::VmaWrite && wait.vma == place.vma);
+                }
+            }
+            // Readers that meet a write-locked VMA do not wait for it: they go for the mmap_lock.
+            Lock::VmaWrite => {}
+        }
     }
 
     /// Everything that is held at this instant, by whom, and how surely, in no particular order. It looks at each

@@ -4,6 +4,7 @@ mod accuracy_checks;
 mod agreement;
 mod cost_checks;
 mod doctor_checks;
+mod export_checks;
 mod guests;
 mod libtest;
 mod provoke_checks;
@@ -28,10 +29,10 @@ pub(crate) struct TestArgs {
     /// Without virtual machines
     #[arg(long, conflicts_with = "only")]
     quick: bool,
-    /// Only the virtual machine checks whose name (vm/KERNEL/SCENARIO/CHECK) contains this
+    /// Only the checks whose name (vm/KERNEL/SCENARIO/CHECK or export/FORMAT/CONSUMER) contains this
     #[arg(long, value_name = "SUBSTR")]
     only: Option<String>,
-    /// Print the names of the virtual machine checks, and run nothing
+    /// Print the names of these checks, and run nothing
     #[arg(long, conflicts_with = "quick")]
     list: bool,
 }
@@ -39,7 +40,8 @@ pub(crate) struct TestArgs {
 /// Runs the tests; the last line it prints is `N passed, N failed`.
 pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.list {
-        for name in guests::names(args.only.as_deref().unwrap_or_default()) {
+        let only = args.only.as_deref().unwrap_or_default();
+        for name in export_checks::names(only).into_iter().chain(guests::names(only)) {
             println!("{name}");
         }
         return Ok(ExitCode::SUCCESS);
@@ -49,8 +51,12 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.only.is_none() {
         lints(&report);
     }
-    if !args.quick {
-        guests::run(&report, args.only.as_deref().unwrap_or_default());
+    let only = args.only.as_deref().unwrap_or_default();
+    export_checks::run(&report, only);
+    // Where only exports are asked for, no machine boots; a name that nothing has is told there.
+    let exports_alone = !export_checks::names(only).is_empty() && guests::names(only).is_empty();
+    if !args.quick && !exports_alone {
+        guests::run(&report, only);
     }
     let well = report.close(start.elapsed());
     Ok(if well {

@@ -1,0 +1,250 @@
+//! What tracer exports, read by programs that nobody here wrote.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::report::Report;
+use crate::{build, consumers, deps, ui, ws};
+
+/// What the checks work on.
+struct Place {
+    tracer: PathBuf,
+    /// A recording with everything in it that a consumer might trip over.
+    sample: PathBuf,
+    scratch: ws::Scratch,
+}
+
+type Check = (&'static str, fn(&Place) -> Result<()>);
+
+const CHECKS: &[Check] = &[
+    ("export/jsonl/jsonschema", jsonl),
+    ("export/csv/python+duckdb", csv),
+    ("export/perfetto/python-protos", perfetto),
+    ("export/parquet/duckdb", duckdb),
+    ("export/parquet/spark", spark),
+    ("export/folded/inferno", folded),
+    ("export/flamegraph/xml", flamegraph),
+    ("export/files-are-whole-and-private", files),
+];
+
+/// The names of all checks that contain `only`.
+pub(super) fn names(only: &str) -> Vec<String> {
+    let found = CHECKS.iter().filter(|(name, _)| name.contains(only));
+    found.map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// Runs the checks whose names contain `only`.
+pub(super) fn run(report: &Report, only: &str) {
+    let checks: Vec<&Check> = CHECKS.iter().filter(|(name, _)| name.contains(only)).collect();
+    if checks.is_empty() {
+        return;
+    }
+    let place = match Place::new() {
+        Ok(place) => place,
+        Err(error) => {
+            for (name, _) in checks {
+                report.result(name, None, Err(format!("{error:#}")), &again(name));
+            }
+            return;
+        }
+    };
+    for (name, check) in checks {
+        let start = Instant::now();
+        let progress = ui::Progress::start(name);
+        let result = check(&place).map_err(|error| format!("{error:#}"));
+        drop(progress);
+        report.result(name, Some(start.elapsed()), result, &again(name));
+    }
+}
+
+fn again(name: &str) -> String {
+    format!("cargo xtask test --only {name}")
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let tracer = build::tracer()?;
+        // In the profile and the folder that the tests before have built it in.
+        let mut cargo = deps::cargo();
+        cargo
+            .args([
+                "build",
+                "--package",
+                "tracer",
+                "--example",
+                "sample",
+                "--target-dir",
+            ])
+            .arg(ws::target());
+        ws::capture_all(&mut cargo)?;
+        let scratch = ws::Scratch::new(None)?;
+        let sample = scratch.path().join("sample.rec");
+        ws::capture(Command::new(ws::target().join("debug/examples/sample")).arg(&sample))?;
+        consumers::python()?;
+        Ok(Self {
+            tracer,
+            sample,
+            scratch,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn tracer(&self, args: &[&str]) -> Result<String> {
+        ws::capture(
+            Command::new(&self.tracer)
+                .args(args)
+                .current_dir(self.scratch.path()),
+        )
+    }
+
+    /// Exports the sample, and says where to.
+    fn export(&self, format: &str, to: &str, more: &[&str]) -> Result<PathBuf> {
+        self.tracer(&[&["export", "sample.rec", "-f", format, "-o", to], more].concat())?;
+        Ok(self.path(to))
+    }
+
+    /// What `tracer stats` says of the sample: what a consumer counts has to agree.
+    fn stats(&self) -> Result<PathBuf> {
+        let path = self.path("stats.json");
+        fs::write(&path, self.tracer(&["stats", "--json", "sample.rec"])?).context("writing stats.json")?;
+        Ok(path)
+    }
+}
+
+fn schema(name: &str) -> PathBuf {
+    ws::root().join("docs/schema").join(name)
+}
+
+fn jsonl(place: &Place) -> Result<()> {
+    let lines = place.export("jsonl", "a.jsonl", &[])?;
+    consumers::run(
+        "jsonl.py",
+        &[&schema("event.schema.json"), &lines, &place.stats()?],
+        &[],
+    )
+    .map(drop)
+}
+
+fn csv(place: &Place) -> Result<()> {
+    let table = place.export("csv", "a.csv", &[])?;
+    let lines = place.export("jsonl", "b.jsonl", &[])?;
+    consumers::run("table.py", &[&table, &lines], &[]).map(drop)
+}
+
+fn perfetto(place: &Place) -> Result<()> {
+    let trace = place.export("perfetto", "a.perfetto-trace", &[])?;
+    consumers::run("perfetto_trace.py", &[&trace, &place.stats()?], &[]).map(drop)
+}
+
+/// The questions of the page for fleets, and their answers by DuckDB.
+fn ask(place: &Place, engine: &str, environment: &[(&str, &Path)]) -> Result<()> {
+    let questions = ws::root().join("docs/fleet.md");
+    let (tables, answers) = (place.path("lake"), place.path("answers.json"));
+    consumers::run(
+        "fleet.py",
+        &[Path::new(engine), &questions, &tables, &answers],
+        environment,
+    )
+    .map(drop)
+}
+
+fn duckdb(place: &Place) -> Result<()> {
+    place.export("parquet", "lake", &[])?;
+    // What is exported again replaces itself.
+    place.export("parquet", "lake", &[])?;
+    ask(place, "duckdb", &[])?;
+    let answers = fs::read_to_string(place.path("answers.json")).context("answers.json")?;
+    let answers: serde_json::Value = serde_json::from_str(&answers).context("answers.json")?;
+    let stats: serde_json::Value = serde_json::from_str(&fs::read_to_string(place.stats()?)?)?;
+    ensure!(
+        answers["counts"][0][0] == stats["events"]["total"],
+        "{} rows, {} events",
+        answers["counts"],
+        stats["events"]["total"]
+    );
+    Ok(())
+}
+
+fn spark(place: &Place) -> Result<()> {
+    if !place.path("answers.json").exists() {
+        duckdb(place)?;
+    }
+    // Spark brings all but Java.
+    consumers::installed("java", "default-jre-headless")?;
+    ask(place, "spark", &[("SPARK_LOCAL_DIRS", place.scratch.path())])
+}
+
+/// The format that flame graph tools read, by the tool that most read it with.
+fn folded(place: &Place) -> Result<()> {
+    for measure in ["waited", "held"] {
+        let lines = place.export("folded", "a.folded", &["--measure", measure])?;
+        let text = fs::read_to_string(&lines).context("a.folded")?;
+        ensure!(!text.is_empty(), "no stack has any time");
+        let mut sum = 0;
+        for line in text.lines() {
+            let (_, count) = line.rsplit_once(' ').context("a line without a count")?;
+            sum += count
+                .parse::<u64>()
+                .with_context(|| format!("a line ends with {count:?}"))?;
+        }
+        let svg = ws::capture(
+            Command::new(consumers::inferno()?)
+                .args(["--countname", "ns"])
+                .arg(&lines),
+        )?;
+        // inferno says the sum of all lines; a line that it could not read would not be in it.
+        let said = format!("all ({} ns, 100%)", thousands(sum));
+        ensure!(svg.contains(&said), "inferno does not say {said:?}");
+    }
+    Ok(())
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let parts: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .filter_map(|p| std::str::from_utf8(p).ok())
+        .collect();
+    parts.join(",")
+}
+
+fn flamegraph(place: &Place) -> Result<()> {
+    let svg = place.export("flamegraph", "a.svg", &[])?;
+    let lines = place.export("folded", "b.folded", &[])?;
+    consumers::run("flamegraph.py", &[&svg, &lines], &[]).map(drop)
+}
+
+/// Nobody else may read them, and what fails leaves the old one.
+fn files(place: &Place) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = place.export("csv", "private.csv", &[])?;
+    let mode = fs::metadata(&path).context("private.csv")?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "private.csv has mode {mode:o}");
+    let before = fs::read(&path).context("private.csv")?;
+    let cut = place.path("cut.rec");
+    let sample = fs::read(&place.sample).context("sample.rec")?;
+    fs::write(&cut, &sample[..12]).context("cut.rec")?;
+    let failed = place.tracer(&["export", "cut.rec", "-f", "csv", "-o", "private.csv"]);
+    ensure!(failed.is_err(), "a recording that is none was exported");
+    ensure!(
+        fs::read(&path).is_ok_and(|now| now == before),
+        "the old file is gone"
+    );
+    let folder = fs::read_dir(place.scratch.path()).context("the scratch folder")?;
+    let left: Vec<_> = folder
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "unfinished"))
+        .collect();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
