@@ -293,10 +293,9 @@ impl Consumer for Recorder {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        if losses.missed != self.missed {
-            self.missed = losses.missed;
-            self.engine.forget();
-        }
+        let missed = losses.missed != self.missed;
+        self.missed = losses.missed;
+        self.triggers.losses(&mut self.engine, missed);
         Ok(())
     }
 }
