@@ -299,16 +299,10 @@ pub(crate) fn after_vma(
             slot.vma -= 1;
             slot.unmarked();
         }
-        Kind::VmaWriteStart => {
-            if stacks() {
-                slot.write_since = at(event);
-            }
-        }
-        Kind::VmaWriteAcquire => {
-            if stacks() {
-                ended(ctx, task, kind, slot.write_since, at(event));
-                slot.write_since = 0;
-            }
+        Kind::VmaWriteStart if stacks() => slot.write_since = at(event),
+        Kind::VmaWriteAcquire if stacks() => {
+            ended(ctx, task, kind, slot.write_since, at(event));
+            slot.write_since = 0;
         }
         _ => {}
     }
