@@ -141,7 +141,7 @@ fn own(tid: u32) -> Option<&'static mut Slot> {
 fn take_over(slot: &mut Slot, tid: u32) {
     if slot.is_marked() || slot.out != out::NOT {
         // The other one's marks are lost, unless it has ended.
-        emit::dropped(site::SCHED_SWITCH);
+        emit::dropped(site::MARKS);
     }
     slot.mmap = 0;
     slot.vma = 0;

@@ -222,6 +222,7 @@ impl Recorder {
         let losses = Losses {
             cpus: cpus.collect(),
             missed: self.missed - writing.missed_before,
+            ..Losses::default()
         };
         let bytes = writing.writer.bytes_written();
         let summary = writing.writer.finish(&losses, "trigger")?;
