@@ -21,7 +21,7 @@ use shadow::Shadow;
 use violation::Violations;
 
 /// All checks of one stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checker {
     accounting: Accounting,
     assertions: Assertions,

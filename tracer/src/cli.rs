@@ -15,6 +15,8 @@ use crate::sim::SimArgs;
 use crate::sink::stats::Section;
 use crate::text::SitesArgs;
 use crate::trigger::Trigger;
+use crate::tui::ScreenArgs;
+use crate::tui::replay::ReplayArgs;
 use crate::validate::CheckArgs;
 use crate::watch::WatchArgs;
 
@@ -39,6 +41,9 @@ pub struct Cli {
     /// Options of `top`.
     #[command(flatten)]
     pub top: LiveArgs,
+    /// The screen of `top`.
+    #[command(flatten)]
+    pub screen: ScreenArgs,
     /// Tell more: once for what the program does, twice for what the verifier says.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
@@ -48,7 +53,12 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Live table of tasks: what they hold, what they wait for, since when, and how sure that is.
-    Top(LiveArgs),
+    #[command(after_help = "Examples:\n  \
+        sudo tracer top -p 1234\n  \
+        sudo tracer top --ascii --fps 2")]
+    Top(TopArgs),
+    /// The same screen on a recording: play, step, go back, jump to long waits, violations and gaps.
+    Replay(ReplayArgs),
     /// Record until ^C, until the duration is over, or until CMD ends.
     #[command(after_help = "Examples:\n  \
         sudo tracer record -o a.rec --duration 10s\n  \
@@ -99,6 +109,17 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+/// Options of `top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// What to watch.
+    #[command(flatten)]
+    pub live: LiveArgs,
+    /// The screen.
+    #[command(flatten)]
+    pub screen: ScreenArgs,
 }
 
 /// Options of everything that watches the live kernel.
@@ -178,6 +199,7 @@ impl Command {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Top(_) => "top",
+            Self::Replay(_) => "replay",
             Self::Record(_) => "record",
             Self::Stats(_) => "stats",
             Self::Check(_) => "check",

@@ -1,9 +1,6 @@
 //! What each command does: wires the parts together and turns errors into exit codes.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,7 +10,6 @@ use tracer_common::wire::Event;
 use crate::check::accounting::Accounting;
 use crate::child::Output;
 use crate::cli::{Cli, Command, DoctorArgs, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
-use crate::clock;
 use crate::contention::Contention;
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
@@ -27,12 +23,12 @@ use crate::recording::{self, RecordWriter, is_broken_pipe};
 use crate::sink::address::Addresses;
 use crate::sink::stats::{self, Inputs};
 use crate::sink::text as words;
-use crate::sink::top::{self, Board, Camera};
 use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
 use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
+use crate::tui::{self, ScreenArgs};
 use crate::{export, flight, judge, model, provoke, sim, text, validate, watch};
 
 /// Done.
@@ -81,8 +77,9 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         return Ok(USAGE);
     }
     match cli.command {
-        None => top(&cli.top, log),
-        Some(Command::Top(args)) => top(&args, log),
+        None => top(&cli.top, &cli.screen, log),
+        Some(Command::Top(args)) => top(&args.live, &args.screen, log),
+        Some(Command::Replay(args)) => tui::replay::run(&args).map(|()| DONE),
         Some(Command::Record(args)) => record(&args, log),
         Some(Command::Stats(args)) => stats(&args, log),
         Some(Command::Check(args)) => Ok(if validate::run(&args, log)? {
@@ -105,77 +102,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
-fn top(args: &LiveArgs, log: bool) -> anyhow::Result<u8> {
-    top::require_terminal()?;
+fn top(args: &LiveArgs, screen: &ScreenArgs, log: bool) -> anyhow::Result<u8> {
+    tui::require_terminal()?;
     let Started { mut live, mut stop } = live_setup::start(args, log, Output::Hidden)?;
-    let board = Board::new();
-    let (over, by_user) = (Arc::new(AtomicBool::new(false)), stop.switch());
-    let screen = thread::Builder::new().name("screen".to_owned()).spawn({
-        let (board, over) = (board.clone(), Arc::clone(&over));
-        move || {
-            let result = top::run(&board, &over);
-            by_user.store(true, Ordering::Relaxed);
-            result
-        }
-    });
-    let screen = screen.context("cannot start a thread for the screen")?;
-    // What the program has to say would run across the screen; the header says it there.
-    log::set_max_level(log::LevelFilter::Off);
-    let info = live.info().clone();
-    let mut watcher = Watcher {
-        analysis: Analysis::new(&info, |_, _| Ok(())),
-        losses: Losses::default(),
-        camera: Camera::default(),
-        next: Instant::now(),
-        board,
-        info: &info,
-    };
-    watcher.analysis.progress = Progress::silent();
-    let result = pipeline::run(&mut live, &mut stop, &mut watcher);
-    over.store(true, Ordering::Relaxed);
-    let shown = screen
-        .join()
-        .map_err(|_| anyhow::anyhow!("the screen failed; the terminal was restored"))?;
-    result?;
-    shown?;
-    Ok(DONE)
-}
-
-/// Feeds the engine, and takes pictures of it for the screen.
-struct Watcher<'a, F> {
-    analysis: Analysis<F>,
-    losses: Losses,
-    camera: Camera,
-    next: Instant,
-    board: Board,
-    info: &'a SourceInfo,
-}
-
-impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Watcher<'_, F> {
-    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.analysis.event(event)
-    }
-
-    fn round(&mut self, order: &Order) -> anyhow::Result<()> {
-        if Instant::now() >= self.next {
-            self.next = Instant::now() + top::FRAME;
-            let Self {
-                analysis,
-                losses,
-                camera,
-                info,
-                ..
-            } = self;
-            self.board
-                .publish(camera.take(&analysis.engine, order, losses, info, clock::monotonic_ns()));
-        }
-        Ok(())
-    }
-
-    fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        self.losses.clone_from(losses);
-        self.analysis.losses(losses)
-    }
+    tui::live::run(&mut live, &mut stop, screen).map(|()| DONE)
 }
 
 fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
@@ -202,14 +132,6 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         words::count(summary.gaps),
         words::count(bytes.div_ceil(1024)),
     );
-    let Losses { marks, stacks, .. } = outcome.losses;
-    if marks + stacks > 0 {
-        eprintln!(
-            "tracer: {} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
-            words::count(marks),
-            words::count(stacks)
-        );
-    }
     Ok(DONE)
 }
 
@@ -264,13 +186,6 @@ impl Progress {
             .is_terminal()
             .then(|| Instant::now() + Duration::from_secs(1));
         Self { next, shown: false }
-    }
-
-    const fn silent() -> Self {
-        Self {
-            next: None,
-            shown: false,
-        }
     }
 
     pub(crate) fn show(&mut self, line: impl FnOnce() -> String) {

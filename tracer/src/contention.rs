@@ -58,7 +58,7 @@ impl Default for Limits {
 }
 
 /// The statistics; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Contention {
     /// Waits and holds in groups.
     pub groups: Groups,

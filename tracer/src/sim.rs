@@ -238,7 +238,6 @@ impl Source for Sim {
         Ok(Losses {
             cpus: self.received.iter().map(cpu).collect(),
             missed: 0,
-            ..Losses::default()
         })
     }
 }

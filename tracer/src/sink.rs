@@ -1,4 +1,4 @@
-//! Where events and state end up: tables, lines of JSON, the screen.
+//! Where events and state end up: tables, lines of JSON.
 
 pub mod address;
 pub mod check;
@@ -9,4 +9,3 @@ pub mod parquet;
 pub mod perfetto;
 pub mod stats;
 pub mod text;
-pub mod top;

@@ -100,6 +100,11 @@ impl Stacks {
         self.all.get(number..).unwrap_or_default()
     }
 
+    /// Forgets all but the first ones, of a table that grew by [`Self::push`] only.
+    pub fn truncate(&mut self, len: usize) {
+        self.all.truncate(len);
+    }
+
     /// Adds one that has its names already, as recordings have them; gives its number.
     pub fn push(&mut self, stack: Stack) -> u32 {
         self.all.push(stack);

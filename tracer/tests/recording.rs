@@ -52,7 +52,6 @@ fn losses() -> Losses {
             received: 6,
         }],
         missed: 2,
-        ..Losses::default()
     }
 }
 

@@ -86,7 +86,6 @@ fn run(
             received: 9,
         }],
         missed: 0,
-        ..Losses::default()
     };
     let mut accounting = Accounting::new(&info);
     order.finish(&losses, &mut |event| {

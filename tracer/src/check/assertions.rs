@@ -94,7 +94,7 @@ pub struct Example {
 }
 
 /// All that was asked and answered; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Assertions {
     applies: bool,
     filtered: bool,

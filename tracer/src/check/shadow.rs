@@ -19,7 +19,7 @@ const DROPPED: u16 = fault::RESULT_RETRY | fault::RESULT_COMPLETED;
 const SEQS: u16 = flag::VMA | flag::MM | flag::VMA_SEQ | flag::MM_SEQ;
 
 /// The check; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shadow {
     /// Readers are counted, and `mm_lock_seq` is odd under a writer.
     refcount: bool,

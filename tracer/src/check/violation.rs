@@ -101,7 +101,7 @@ pub struct Violation {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Violations {
     counts: [u64; ViolationKind::ALL.len()],
     kept: Vec<Violation>,

@@ -14,7 +14,7 @@ const KEPT: usize = 16;
 const LOOKED_AT: usize = 64;
 
 /// Cycles so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Cycles {
     open: Vec<Cycle>,
     /// How many passed.

@@ -162,7 +162,7 @@ struct Way {
 }
 
 /// Faults by process and by VMA; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FaultTables {
     /// By process.
     pub processes: Rows<u32, FaultRow>,

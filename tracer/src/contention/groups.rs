@@ -115,7 +115,7 @@ struct Pending {
 }
 
 /// Waits and holds in groups; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Groups {
     /// All of them.
     pub all: Summaries,

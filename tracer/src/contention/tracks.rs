@@ -230,7 +230,7 @@ struct Track {
 }
 
 /// Contention over time; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tracks {
     tracks: Vec<Track>,
     spare: Vec<Track>,

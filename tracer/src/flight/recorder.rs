@@ -222,7 +222,6 @@ impl Recorder {
         let losses = Losses {
             cpus: cpus.collect(),
             missed: self.missed - writing.missed_before,
-            ..Losses::default()
         };
         let bytes = writing.writer.bytes_written();
         let summary = writing.writer.finish(&losses, "trigger")?;
@@ -294,9 +293,10 @@ impl Consumer for Recorder {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        let missed = losses.missed != self.missed;
-        self.missed = losses.missed;
-        self.triggers.losses(&mut self.engine, missed);
+        if losses.missed != self.missed {
+            self.missed = losses.missed;
+            self.engine.forget();
+        }
         Ok(())
     }
 }

@@ -219,6 +219,18 @@ impl<R: Read> RecordReader<R> {
         self.unknown_frames
     }
 
+    /// Where the next frame starts, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on from where a frame starts, which `input` stands at.
+    pub fn resume(&mut self, input: R, offset: u64) {
+        self.input = input;
+        self.offset = offset;
+        self.end = None;
+    }
+
     /// Name of the file, for messages.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,9 +1,11 @@
 //! A recording as a source.
 
-use std::io::Read;
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tracer_common::wire::{ABI, DecodeError, Event, Header, MAX_EVENT, decode};
 
 use super::{Poll, Source};
@@ -12,11 +14,23 @@ use crate::order;
 use crate::recording::{End, Frame, ReadError, RecordReader, Summary};
 use crate::stacks::Stacks;
 
+/// A place between two blocks of a recording.
+#[derive(Clone, Debug)]
+pub struct Place {
+    offset: u64,
+    losses: Losses,
+    stacks: usize,
+    unknown_kinds: u64,
+    latest_ns: u64,
+}
+
 /// Events of a recording, as fast as they can be read.
 ///
 /// Events of kinds that this version does not know are handed over as placeholders, so that
 /// [`crate::order::Order`] does not take their numbers for lost; it counts them and passes none on.
 pub struct Replay {
+    /// The file, if it can be opened again.
+    path: Option<PathBuf>,
     reader: RecordReader<Box<dyn Read + Send>>,
     losses: Losses,
     summary: Option<Summary>,
@@ -33,12 +47,15 @@ impl Replay {
     /// # Errors
     /// If it cannot be read, is none, or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        Ok(Self::new(RecordReader::open(path)?))
+        let mut replay = Self::new(RecordReader::open(path)?);
+        replay.path = (path.as_os_str() != "-").then(|| path.to_path_buf());
+        Ok(replay)
     }
 
     /// Takes a recording that has been opened.
     pub fn new(reader: RecordReader<Box<dyn Read + Send>>) -> Self {
         Self {
+            path: None,
             reader,
             losses: Losses::default(),
             summary: None,
@@ -63,6 +80,37 @@ impl Replay {
             }),
             Some(end) => Some(format!("{name}: {end}; what comes before is good")),
         }
+    }
+
+    /// Where the next block begins, with what was known by then.
+    pub fn place(&self) -> Place {
+        Place {
+            offset: self.reader.offset(),
+            losses: self.losses.clone(),
+            stacks: self.stacks.len(),
+            unknown_kinds: self.unknown_kinds,
+            latest_ns: self.latest_ns,
+        }
+    }
+
+    /// Goes on from a place.
+    ///
+    /// # Errors
+    /// If the recording is no file, or cannot be read any more.
+    pub fn go_to(&mut self, place: &Place) -> anyhow::Result<()> {
+        let path = self.path.as_deref().context("a pipe cannot be gone back in")?;
+        let again = || format!("cannot read the recording {} again", path.display());
+        let mut file = File::open(path).with_context(again)?;
+        file.seek(SeekFrom::Start(place.offset)).with_context(again)?;
+        self.reader.resume(Box::new(file), place.offset);
+        self.losses.clone_from(&place.losses);
+        self.stacks.truncate(place.stacks);
+        self.unknown_kinds = place.unknown_kinds;
+        self.latest_ns = place.latest_ns;
+        self.summary = None;
+        self.damage = None;
+        self.stopped = false;
+        Ok(())
     }
 
     /// How the recording ends, once it was read to there.

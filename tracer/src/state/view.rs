@@ -1,6 +1,6 @@
 //! Reading the state: what is held and awaited, with the certainty that it has at this moment.
 
-use tracer_common::wire::Provenance;
+use tracer_common::wire::{Event, Provenance};
 
 use super::lock::Writer;
 use super::{Engine, Hold, Lock, Mm, Place, Task, Vma, Wait, WriteLocked};
@@ -50,6 +50,26 @@ impl Engine {
             task,
             key: u32::try_from(key).unwrap_or(u32::MAX),
         })
+    }
+
+    /// The task that an event is of, if it is remembered.
+    pub fn task_at(&self, event: &Event) -> Option<TaskView<'_>> {
+        let key = super::task_key(event);
+        let (_, task) = self.tasks.peek_slot(u64::from(key))?;
+        (task.pid == event.header.pid).then_some(TaskView {
+            engine: self,
+            task,
+            key,
+        })
+    }
+
+    /// How many tasks, VMAs and address spaces are remembered.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        (
+            self.tasks.iter().count(),
+            self.vmas.iter().count(),
+            self.mms.iter().count(),
+        )
     }
 
     /// All VMAs that are remembered, in no particular order.
@@ -472,6 +492,18 @@ impl<'a> VmaView<'a> {
         let writer = self.vma.writer?;
         let mm = self.engine.mms.peek(self.vma.mm)?;
         (mm.write_life == writer.life).then_some(writer.task)
+    }
+
+    /// How surely its readers and its writer are known: as the least sure of them.
+    pub fn known(&self) -> Provenance {
+        let reads = self.vma.readers.iter().filter_map(|&key| {
+            let task = self.engine.tasks.peek(u64::from(key))?;
+            let hold = &task.holds[task.read_of(self.address)?];
+            Some(self.engine.now(hold.certainty, hold.epoch))
+        });
+        let writer = self.writer().and(self.vma.writer);
+        let write = writer.map(|writer| self.engine.now(Provenance::Observed, writer.epoch));
+        reads.chain(write).max().unwrap_or_default()
     }
 
     /// The thread that waits for its readers.

@@ -6,7 +6,6 @@ pub(crate) mod fault_cost;
 mod guest;
 mod native;
 mod probe_cost;
-mod provoke;
 
 use std::process::ExitCode;
 
@@ -57,10 +56,6 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[accuracy::ACCOUNTING],
         run: accuracy::run_accounting,
-    },
-    Group {
-        rows: &[provoke::PROVOKE],
-        run: provoke::run,
     },
     Group {
         rows: &[cargo::ENGINE],

@@ -1,0 +1,103 @@
+//! The screen: `tracer` (live) and `tracer replay FILE`.
+//!
+//! Input becomes an [`action::Action`], which changes the [`app::App`]; [`draw::draw`] renders that and a
+//! [`snapshot::Snapshot`], and nothing else. The event path, or the player of a recording, grows a [`world::World`],
+//! makes pictures of it for the view at hand and leaves them on the [`feed`]: it never waits for the screen. To hold the
+//! screen is to take a copy of the world, of which pictures can then be made at leisure.
+
+pub mod action;
+pub mod app;
+pub mod command;
+pub mod config;
+pub mod cost;
+pub mod draw;
+pub mod feed;
+pub mod header;
+pub mod keys;
+pub mod live;
+pub mod log;
+mod picture;
+pub mod prompt;
+pub mod replay;
+pub mod screen;
+pub mod snapshot;
+pub mod table;
+mod terminal;
+pub mod theme;
+pub mod views;
+pub mod world;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+
+use config::Config;
+use theme::Base;
+
+/// Time between two pictures, unless the user says otherwise.
+pub const FRAME: Duration = Duration::from_millis(100);
+
+/// Options of the screen.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ScreenArgs {
+    /// Draw with ASCII characters only.
+    #[arg(long)]
+    pub ascii: bool,
+    /// Pictures a second, 1 to 60.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub fps: Option<u32>,
+    /// Theme and keys (see docs/tui.md); without it, tracer/tui.toml in your folder for settings.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ScreenArgs {
+    /// Theme and keys, and what was wrong with them.
+    pub fn config(&self) -> (Config, Option<String>) {
+        let variable = |name: &str| std::env::var(name).ok();
+        let base = Base::from_env(variable);
+        let wanted = self.config.clone();
+        let path = wanted
+            .clone()
+            .or_else(|| config::default_path(variable).filter(|path| path.exists()));
+        let read = path.map(|path| Config::read(&path, base));
+        let (mut config, error) = match read {
+            Some(Ok(config)) => (config, None),
+            Some(Err(error)) => (default_config(base), Some(error)),
+            None => (default_config(base), None),
+        };
+        config.theme.ascii |= self.ascii;
+        (config, error)
+    }
+
+    /// Time between two pictures.
+    pub fn frame(&self) -> Duration {
+        self.fps.map_or(FRAME, |fps| Duration::from_secs(1) / fps.max(1))
+    }
+}
+
+fn default_config(base: Base) -> Config {
+    Config {
+        theme: theme::Theme::new(base),
+        ..Config::default()
+    }
+}
+
+/// Whether there is a terminal to draw on; to be asked before anything is attached.
+///
+/// # Errors
+/// If not, with what to do instead.
+pub fn require_terminal() -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    bail!(
+        "there is no terminal to draw on; use `tracer record -o FILE` to record, or `tracer stats` for tables"
+    )
+}
+
+#[cfg(test)]
+mod tests;
