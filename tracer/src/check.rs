@@ -6,6 +6,7 @@
 pub mod accounting;
 pub mod assertions;
 mod holders;
+mod lockdep;
 mod shadow;
 pub mod violation;
 pub mod vocabulary;
@@ -17,6 +18,7 @@ use crate::state::{Engine, Meta};
 use accounting::{Accounting, Totals};
 use assertions::Assertions;
 pub use holders::Holders;
+use lockdep::Lockdep;
 use shadow::Shadow;
 use violation::Violations;
 
@@ -26,6 +28,7 @@ pub struct Checker {
     accounting: Accounting,
     assertions: Assertions,
     shadow: Shadow,
+    lockdep: Lockdep,
     violations: Violations,
     /// Time of the event before losses were last asked for, in nanoseconds.
     losses_ns: u64,
@@ -38,6 +41,7 @@ impl Checker {
             accounting: Accounting::new(info),
             assertions: Assertions::new(info),
             shadow: Shadow::new(info),
+            lockdep: Lockdep::new(info),
             violations: Violations::default(),
             losses_ns: info.start_monotonic_ns,
         }
@@ -61,11 +65,19 @@ impl Checker {
         });
         if event.kind == Kind::Gap {
             self.violations.gap(event.body.vm_start);
+            self.shadow.gap(event.body.vm_start);
+            self.lockdep.forget();
         }
-        if let Some(place) = self.accounting.place(engine, event) {
-            self.shadow.observe(engine, event, ended, &mut self.violations);
-            self.assertions.observe(engine, event, place);
+        let Some(place) = self.accounting.place(engine, event, ended) else {
+            return;
+        };
+        while let Some(violation) = self.accounting.take_proved() {
+            self.violations.add(violation);
         }
+        self.shadow
+            .observe(engine, event, place, ended, &mut self.violations);
+        let lockdep = self.lockdep.observe(engine, event, ended);
+        self.assertions.observe(engine, event, place, lockdep);
     }
 
     /// What is lost was asked for. `missed`: the kernel skipped runs of probes since the last time, which leaves no hole in
@@ -75,6 +87,8 @@ impl Checker {
             engine.forget();
             self.accounting.lost_since(self.losses_ns);
             self.violations.gap(self.losses_ns);
+            self.shadow.gap(self.losses_ns);
+            self.lockdep.forget();
         }
         self.losses_ns = engine.now_ns();
     }
@@ -95,18 +109,25 @@ impl Checker {
     }
 
     /// What was predicted: its name, whether the watched kernel has it, and what came of it.
-    pub fn quantities(&self) -> [(&'static str, bool, &Totals); 1] {
-        [("vm_refcnt", self.accounting.applies(), self.accounting.totals())]
+    pub fn quantities(&self) -> [(&'static str, bool, &Totals); 4] {
+        let [vma_seq, mm_seq, outcome] = self.shadow.totals();
+        let applies = self.shadow.applies();
+        [
+            ("vm_refcnt", self.accounting.applies(), self.accounting.totals()),
+            ("vm_lock_seq", applies, vma_seq),
+            ("mm_lock_seq", applies, mm_seq),
+            ("outcome", applies, outcome),
+        ]
     }
 
     /// Whether lockdep tells the truth here.
     pub fn has_lockdep(&self) -> bool {
-        false
+        self.lockdep.is_present()
     }
 
     /// How often our truth was compared with lockdep's, and how often it was another.
     pub fn lockdep(&self) -> (u64, u64) {
-        (0, 0)
+        self.lockdep.counts()
     }
 
     /// What assertions would have said.

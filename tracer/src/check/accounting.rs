@@ -29,9 +29,11 @@ use tracer_common::lock::refcnt::VM_REFCNT_EXCLUDE_READERS_FLAG as FLAG;
 use tracer_common::site;
 use tracer_common::wire::{Event, Kind, Provenance, fault};
 
+use super::holders::Holders;
+use super::violation::{Violation, ViolationKind};
 use crate::info::{Family, SourceInfo};
-use crate::state::{Engine, Meta, VmaEntry};
-use pending::{Demand, Pending};
+use crate::state::{Engine, Meta, Start, VmaEntry};
+use pending::{Demand, Pending, Wait};
 pub(super) use tables::Change;
 use tables::Tables;
 
@@ -59,17 +61,21 @@ pub enum OpenReason {
     UnseenTemporary,
     /// Some place where a writer keeps readers out is not seen.
     UnseenWriter,
+    /// Its memory has become another VMA, or another address space, unseen.
+    Recycled,
     /// Nothing explains more readers than are known.
     TooMany,
     /// Nothing explains fewer readers than are known.
     TooFew,
     /// Nothing explains the writer's flag.
     StrayFlag,
+    /// It is proved that the lock cannot be so.
+    Violation,
 }
 
 impl OpenReason {
     /// All, by number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::BeforeAttach,
         Self::Gap,
         Self::Filtered,
@@ -77,9 +83,11 @@ impl OpenReason {
         Self::UnseenRelease,
         Self::UnseenTemporary,
         Self::UnseenWriter,
+        Self::Recycled,
         Self::TooMany,
         Self::TooFew,
         Self::StrayFlag,
+        Self::Violation,
     ];
 
     /// The name in all output.
@@ -92,9 +100,11 @@ impl OpenReason {
             Self::UnseenRelease => "unseen_release",
             Self::UnseenTemporary => "unseen_temporary",
             Self::UnseenWriter => "unseen_writer",
+            Self::Recycled => "recycled",
             Self::TooMany => "too_many",
             Self::TooFew => "too_few",
             Self::StrayFlag => "stray_flag",
+            Self::Violation => "violation",
         }
     }
 
@@ -130,6 +140,8 @@ pub struct Case {
     pub possible: u32,
     /// Why it is open.
     pub reason: OpenReason,
+    /// Who held the VMA then.
+    pub holders: Holders,
 }
 
 /// The check; see the module.
@@ -141,6 +153,8 @@ pub struct Accounting {
     pending: Pending,
     totals: Totals,
     cases: Vec<Case>,
+    /// What was proved and is not taken out yet.
+    proved: Vec<Violation>,
 }
 
 /// What the plan lets go by unseen.
@@ -193,6 +207,7 @@ impl Accounting {
             pending: Pending::default(),
             totals: Totals::default(),
             cases: Vec::new(),
+            proved: Vec::new(),
         }
     }
 
@@ -215,13 +230,20 @@ impl Accounting {
     #[inline]
     pub fn observe(&mut self, engine: &Engine, event: &Event) {
         if self.applies {
-            self.place(engine, event);
+            self.place(engine, event, None);
         }
     }
 
-    /// The same, and tells where the event stands; nothing for a gap.
+    /// Takes out what was proved since the last time.
     #[inline]
-    pub(super) fn place(&mut self, engine: &Engine, event: &Event) -> Option<Place> {
+    pub(super) fn take_proved(&mut self) -> Option<Violation> {
+        self.proved.pop()
+    }
+
+    /// The same, and tells where the event stands; nothing for a gap. `ended`: the start of the read hold that the event
+    /// ends.
+    #[inline]
+    pub(super) fn place(&mut self, engine: &Engine, event: &Event, ended: Option<Start>) -> Option<Place> {
         if event.kind == Kind::Gap {
             self.gap(event.body.vm_start);
             return None;
@@ -229,13 +251,13 @@ impl Accounting {
         let task = engine.current_task();
         let prev_ns = self.tables.step(task, event);
         if self.applies {
-            self.count(engine, event, task, prev_ns);
+            self.count(engine, event, task, prev_ns, ended);
         }
         Some(Place { task, prev_ns })
     }
 
     #[inline]
-    fn count(&mut self, engine: &Engine, event: &Event, t: u32, prev_ns: u64) {
+    fn count(&mut self, engine: &Engine, event: &Event, t: u32, prev_ns: u64, ended: Option<Start>) {
         let Some(role) = role(event) else { return };
         let Some(vma) = event.vma().and_then(|address| engine.vma_entry(address)) else {
             return;
@@ -243,7 +265,7 @@ impl Accounting {
         let v = vma.slot;
         self.tables.vma(v, vma.address);
         if self.tables.pending_of(v) > 0 {
-            self.explain(&vma, t, role, event, prev_ns);
+            self.explain(&vma, t, role, event, prev_ns, ended);
         }
         if let Role::Changes(change) = role {
             self.tables.change(t, v, change);
@@ -319,6 +341,9 @@ impl Accounting {
         if refcnt == attached + known || refcnt == 0 && known == 0 {
             self.totals.closed_exact += 1;
             self.tables.settle(vma.slot, engine.epoch());
+            if self.tables.pending_of(vma.slot) > 0 {
+                self.quiet(vma, prev_ns, event.header.ts_ns);
+            }
             return;
         }
         self.check_window(engine, vma, t, inside, event, prev_ns, refcnt);
@@ -381,15 +406,27 @@ impl Accounting {
             self.totals.closed_concurrent += 1;
             return;
         }
-        let case = Case {
+        let mut case = Case {
             event: *event,
             definite,
             possible,
             reason: self.reason(engine, v, demand),
+            holders: Holders::default(),
         };
+        if case.reason.is_candidate() {
+            case.holders = Holders::of(engine, event);
+        }
+        let others = count.checked_sub(low + u32::from(inside));
+        if others.is_none() && inside && event.kind != Kind::VmaReadTemporary {
+            // That the count is lower than the VMA and this task alone the event has proved by itself.
+            case.reason = OpenReason::Violation;
+            open(&mut self.totals, &mut self.cases, case);
+            return;
+        }
         let (tables, totals, cases) = (&mut self.tables, &mut self.totals, &mut self.cases);
         tables.waits(v);
-        self.pending.add(v, case, demand, tasks, |slot, case| {
+        let wait = Wait::new(v, case, demand, tasks, prev_ns, others.unwrap_or(0));
+        self.pending.add(wait, |slot, case| {
             tables.waits_no_more(slot);
             open(totals, cases, case);
         });
@@ -432,7 +469,15 @@ impl Accounting {
 
     /// An event of a VMA of which counts wait: it may have been under way when they were read.
     #[cold]
-    fn explain(&mut self, vma: &VmaEntry<'_>, t: u32, role: Role, event: &Event, prev_ns: u64) {
+    fn explain(
+        &mut self,
+        vma: &VmaEntry<'_>,
+        t: u32,
+        role: Role,
+        event: &Event,
+        prev_ns: u64,
+        ended: Option<Start>,
+    ) {
         let arrives = role == Role::Arrives;
         let changes = matches!(role, Role::Changes(_));
         let leaves = self.explains.late_detach && event.kind == Kind::VmaDetach;
@@ -454,6 +499,67 @@ impl Accounting {
             self.totals.closed_concurrent += 1;
             self.tables.waits_no_more(vma.slot);
         }
+        let hold = ended
+            .map(|start| start.since_ns)
+            .or_else(|| vma.current_hold().map(|hold| hold.since_ns));
+        if role == Role::Inside
+            && let Some(since_ns) = hold
+        {
+            self.was_inside(vma, t, event.header.ts_ns, since_ns);
+        }
+    }
+
+    /// A task was inside all along since then: counts that were too low for that are proved to be wrong.
+    #[cold]
+    fn was_inside(&mut self, vma: &VmaEntry<'_>, t: u32, ts_ns: u64, since_ns: u64) {
+        let Self {
+            pending,
+            tables,
+            totals,
+            cases,
+            proved,
+            ..
+        } = self;
+        pending.confirm(vma.address, t, since_ns, |wait| {
+            let mut case = *wait.case();
+            proved.push(prove(
+                &case,
+                ViolationKind::CountBelowHolders,
+                wait.least(),
+                ts_ns,
+            ));
+            case.reason = OpenReason::Violation;
+            tables.waits_no_more(vma.slot);
+            open(totals, cases, case);
+        });
+    }
+
+    /// The VMA's count is just what is known: whoever was inside at an earlier time has been seen to leave, if it was seen
+    /// at all.
+    #[cold]
+    fn quiet(&mut self, vma: &VmaEntry<'_>, until_ns: u64, ts_ns: u64) {
+        let Self {
+            pending,
+            tables,
+            totals,
+            cases,
+            proved,
+            ..
+        } = self;
+        pending.settle(vma.address, until_ns, |wait| {
+            let mut case = *wait.case();
+            let kind = match case.reason {
+                OpenReason::TooMany => Some(ViolationKind::CountAboveHolders),
+                OpenReason::StrayFlag => Some(ViolationKind::FlagWithoutWriter),
+                _ => None,
+            };
+            if let Some(kind) = kind {
+                proved.push(prove(&case, kind, 1 + case.definite + case.possible, ts_ns));
+                case.reason = OpenReason::Violation;
+            }
+            tables.waits_no_more(vma.slot);
+            open(totals, cases, case);
+        });
     }
 }
 
@@ -468,6 +574,16 @@ pub(super) fn detach_is_late(info: &SourceInfo) -> bool {
         .take(info.sites.len().saturating_sub(site::FIRST_DYNAMIC as usize))
         .any(attached);
     attached(site::MARK_DETACHED) || attached(site::AREA_FREE) || !at_instructions
+}
+
+fn prove(case: &Case, kind: ViolationKind, expected: u32, proven_ns: u64) -> Violation {
+    Violation {
+        kind,
+        event: case.event,
+        expected,
+        holders: case.holders,
+        proven_ns,
+    }
 }
 
 fn open(totals: &mut Totals, cases: &mut Vec<Case>, case: Case) {

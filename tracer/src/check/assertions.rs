@@ -158,11 +158,14 @@ impl Assertions {
         sum
     }
 
-    /// Takes in one event, after the engine has.
+    /// Takes in one event, after the engine has. `lockdep`: whether it says that the task holds the VMA, where it does.
     #[inline]
-    pub(super) fn observe(&mut self, engine: &Engine, event: &Event, place: Place) {
-        let Some(standing) = own_standing(event) else {
-            return;
+    pub(super) fn observe(&mut self, engine: &Engine, event: &Event, place: Place, lockdep: Option<bool>) {
+        let standing = match (own_standing(event), lockdep) {
+            (None, _) => return,
+            (Some(Standing::Reader), Some(false)) => Standing::Bystander,
+            (Some(Standing::Bystander), Some(true)) => Standing::Reader,
+            (Some(standing), _) => standing,
         };
         if !self.applies {
             return;

@@ -238,6 +238,8 @@ pub(crate) struct MmEntry<'a> {
     mm: &'a Mm,
     /// Address of the `mm_struct`.
     pub(crate) address: u64,
+    /// A small number that it keeps while it is remembered.
+    pub(crate) slot: u32,
 }
 
 /// One VMA, as a check of every event sees it.
@@ -281,11 +283,12 @@ impl Engine {
 impl Engine {
     #[inline]
     pub(crate) fn mm_entry(&self, address: u64) -> Option<MmEntry<'_>> {
-        let (_, mm) = self.mms.peek_slot(address)?;
+        let (slot, mm) = self.mms.peek_slot(address)?;
         Some(MmEntry {
             engine: self,
             mm,
             address,
+            slot,
         })
     }
 
@@ -311,6 +314,12 @@ impl MmEntry<'_> {
             hold.lock == Lock::MmapWrite && hold.epoch == self.engine.epoch && hold.mm == self.address
         })?;
         Some((task.tid, hold.since_ns))
+    }
+
+    /// Whether somebody holds it for writing or waits for it, surely or not.
+    #[inline]
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.mm.writer.is_some() || !self.mm.waiters.is_empty()
     }
 
     /// Whether somebody certainly holds it for reading since that time at the latest, the task of the latest event

@@ -2,6 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
+use tracer_common::lock::VM_REFCNT_EXCLUDE_READERS_FLAG as FLAG;
+
 use super::tables::Tasks;
 use super::{Case, OpenReason};
 
@@ -9,6 +11,8 @@ use super::{Case, OpenReason};
 const ALL: usize = 1 << 17;
 /// So many of a VMA that had filled it up.
 const OF_IMPATIENT: usize = 32;
+/// A task that was inside all along is held against so many of a VMA.
+const LOOK_AT: usize = 256;
 /// Queues whose memory is kept, and for how many entries.
 const SPARE: usize = 64;
 const SPARE_LEN: usize = 256;
@@ -37,10 +41,39 @@ pub(super) struct Wait {
     pub demand: Demand,
     /// Tasks that are taken to be inside already.
     pub tasks: Tasks,
+    /// Tasks that are known by now to have been inside, beside the one whose event it is.
+    inside: Tasks,
+    /// It was read after that time.
+    from_ns: u64,
+    /// So many of these the count leaves room for.
+    room: u32,
     case: Case,
 }
 
 impl Wait {
+    /// A count of the VMA in `slot`, which was read after `from_ns` and has `room` for others.
+    pub(super) fn new(slot: u32, case: Case, demand: Demand, tasks: Tasks, from_ns: u64, room: u32) -> Self {
+        Self {
+            slot,
+            demand,
+            tasks,
+            inside: Tasks::none(),
+            from_ns,
+            room,
+            case,
+        }
+    }
+
+    pub(super) fn case(&self) -> &Case {
+        &self.case
+    }
+
+    /// The least that the count can be with those who are known to have been inside.
+    pub(super) fn least(&self) -> u32 {
+        let count = self.case.event.body.vm_refcnt & !FLAG;
+        count - self.room.min(count) + self.inside.len()
+    }
+
     fn ts_ns(&self) -> u64 {
         self.case.event.header.ts_ns
     }
@@ -70,21 +103,17 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Adds one. Those that have to make room are given to `open`, oldest first.
-    pub(super) fn add(
-        &mut self,
-        slot: u32,
-        case: Case,
-        demand: Demand,
-        tasks: Tasks,
-        mut open: impl FnMut(u32, Case),
-    ) {
-        let queue = self.queues.entry(case.event.body.vma).or_insert_with(|| Queue {
-            waits: self.spare.pop().unwrap_or_default(),
-            impatient: false,
-        });
+    pub(super) fn add(&mut self, wait: Wait, mut open: impl FnMut(u32, Case)) {
+        let queue = self
+            .queues
+            .entry(wait.case.event.body.vma)
+            .or_insert_with(|| Queue {
+                waits: self.spare.pop().unwrap_or_default(),
+                impatient: false,
+            });
         let full = self.all >= ALL || queue.impatient && queue.waits.len() >= OF_IMPATIENT;
         if full && queue.waits.is_empty() {
-            open(slot, case);
+            open(wait.slot, wait.case);
             return;
         }
         if full {
@@ -96,12 +125,7 @@ impl Pending {
             }
             queue.impatient = true;
         }
-        queue.waits.push(Wait {
-            slot,
-            demand,
-            tasks,
-            case,
-        });
+        queue.waits.push(wait);
         self.all += 1;
     }
 
@@ -133,6 +157,48 @@ impl Pending {
             self.spare.push(queue.waits);
         }
         explained
+    }
+
+    /// A task was inside since `since_ns`: takes out those that leave no room for it and the others of whom that is known.
+    pub(super) fn confirm(&mut self, vma: u64, task: u32, since_ns: u64, mut proved: impl FnMut(&Wait)) {
+        let Some(queue) = self.queues.get_mut(&vma) else {
+            return;
+        };
+        let before = queue.waits.len();
+        let mut seen = 0;
+        queue.waits.retain_mut(|wait| {
+            seen += 1;
+            if seen > LOOK_AT
+                || wait.demand.deficit == 0
+                || wait.from_ns < since_ns
+                || !wait.case.reason.is_candidate()
+            {
+                return true;
+            }
+            wait.inside.add(task);
+            if wait.inside.is_full() || wait.inside.len() <= wait.room {
+                return true;
+            }
+            proved(wait);
+            false
+        });
+        self.all -= before - queue.waits.len();
+    }
+
+    /// The VMA was quiet: takes out those that were read at `until_ns` or before and lack readers or a writer.
+    pub(super) fn settle(&mut self, vma: u64, until_ns: u64, mut over: impl FnMut(&Wait)) {
+        let Some(queue) = self.queues.get_mut(&vma) else {
+            return;
+        };
+        let before = queue.waits.len();
+        queue.waits.retain(|wait| {
+            let stays = wait.ts_ns() > until_ns || wait.demand.deficit > 0;
+            if !stays {
+                over(wait);
+            }
+            stays
+        });
+        self.all -= before - queue.waits.len();
     }
 
     /// Gives another reason to those of one VMA, or of all, that `which` says.
