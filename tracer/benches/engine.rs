@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use stream::stream;
+use tracer::check::Checker;
 use tracer::check::accounting::Accounting;
 use tracer::contention::Contention;
 use tracer::info::{Losses, SiteInfo, SourceInfo};
@@ -76,6 +77,27 @@ fn main() {
         let row = contention.groups.all.get(What::Hold, Lock::VmaRead);
         row.map_or(0, |row| row.count)
     });
+    let mut asked = 0;
+    measure("engine + checks", events.len(), || {
+        let mut engine = Engine::new(&info);
+        let mut checker = Checker::new(&info);
+        for event in &events {
+            checker.apply(&mut engine, event, &mut |_, _| {});
+        }
+        checker.finish();
+        assert_eq!(
+            checker.violations().total(),
+            0,
+            "{:?}",
+            checker.violations().kept()
+        );
+        asked = checker.assertions().rows().iter().map(|row| row.evaluated).sum();
+        asked
+    });
+    println!(
+        "engine + checks: {asked} verdicts, at most {} MiB in memory, events included",
+        peak_mib()
+    );
     measure("record", events.len(), || {
         let file = std::env::temp_dir().join(format!("tracer-bench-{}.rec", std::process::id()));
         let mut writer = create(&file, &info).expect("a file in the temporary folder");
@@ -98,6 +120,14 @@ fn main() {
         }
         writer.lines()
     });
+}
+
+/// The most memory that this process had, in MiB.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
 }
 
 fn measure(name: &str, events: usize, mut run: impl FnMut() -> u64) {

@@ -11,6 +11,9 @@ pub(crate) fn stream(count: usize) -> Vec<Event> {
     let mut events = Vec::with_capacity(count + 32);
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut seqs = [0u32; 4];
+    // Sequence numbers of the address spaces and their VMAs.
+    let mut mm_seqs = [0u32; 8];
+    let mut vma_seqs = vec![u32::MAX; usize::try_from(VMAS).unwrap_or(0) * 8];
     let mut ts_ns = 1;
     while events.len() < count {
         random ^= random << 13;
@@ -18,8 +21,16 @@ pub(crate) fn stream(count: usize) -> Vec<Event> {
         random ^= random << 17;
         let thread = u32::try_from(random % u64::from(THREADS)).unwrap_or(0);
         let vma = (random >> 16) % VMAS;
+        let mm = thread as usize / 8;
         let mut push = |kind: Kind, flags: u16, vma: u64, arg: u32| {
             ts_ns += 50;
+            let vma_seq = &mut vma_seqs[usize::try_from(vma).unwrap_or(0) * 8 + mm];
+            if kind == Kind::MmapAcquire && flags & flag::WRITE != 0 {
+                mm_seqs[mm] += 1;
+            }
+            if kind == Kind::VmaWriteAcquire {
+                *vma_seq = mm_seqs[mm];
+            }
             let mut event = Event::synthetic(kind, ts_ns);
             event.header.cpu = u16::try_from(thread % 4).unwrap_or(0);
             event.header.seq = seqs[usize::from(event.header.cpu)];
@@ -27,7 +38,9 @@ pub(crate) fn stream(count: usize) -> Vec<Event> {
             event.header.pid = 1000 + thread / 8;
             event.header.tid = 1000 + thread;
             event.header.comm[..6].copy_from_slice(b"worker");
-            event.header.flags = flag::MM | flags;
+            event.header.flags = flag::MM | flag::MM_SEQ | flags;
+            event.body.mm_lock_seq = mm_seqs[mm];
+            event.body.vm_lock_seq = *vma_seq;
             event.body.mm = 0xffff_8880_0000_0000 + u64::from(thread / 8) * 0x800;
             // VMAs belong to one address space each.
             event.body.vma = 0xffff_8881_0000_0000 + (vma * 8 + u64::from(thread / 8)) * 0xc0;
@@ -41,6 +54,9 @@ pub(crate) fn stream(count: usize) -> Vec<Event> {
                 1
             };
             events.push(event);
+            if kind == Kind::MmapRelease && flags & flag::WRITE != 0 {
+                mm_seqs[mm] += 1;
+            }
         };
         let known = flag::VMA | flag::RANGE | flag::REFCNT | flag::VMA_SEQ | flag::MM_SEQ;
         let under_vma = 0x1040_0000;

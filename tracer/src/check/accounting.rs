@@ -505,13 +505,13 @@ impl Accounting {
         if role == Role::Inside
             && let Some(since_ns) = hold
         {
-            self.was_inside(vma, t, event.header.ts_ns, since_ns);
+            self.was_inside(vma, (t, event.header.tid), event.header.ts_ns, since_ns);
         }
     }
 
     /// A task was inside all along since then: counts that were too low for that are proved to be wrong.
     #[cold]
-    fn was_inside(&mut self, vma: &VmaEntry<'_>, t: u32, ts_ns: u64, since_ns: u64) {
+    fn was_inside(&mut self, vma: &VmaEntry<'_>, task: (u32, u32), ts_ns: u64, since_ns: u64) {
         let Self {
             pending,
             tables,
@@ -520,7 +520,7 @@ impl Accounting {
             proved,
             ..
         } = self;
-        pending.confirm(vma.address, t, since_ns, |wait| {
+        pending.confirm(vma.address, task, since_ns, |wait| {
             let mut case = *wait.case();
             proved.push(prove(
                 &case,

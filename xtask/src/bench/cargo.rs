@@ -13,6 +13,8 @@ pub(super) const LOCK: &str = "lock";
 
 /// Events a second that the engine must take, in millions.
 const ENGINE_RATE: f64 = 2.0;
+/// The stage with the shadow lock and all assertions.
+const CHECKS: &str = "engine + checks";
 /// Largest event, in bytes.
 const LARGEST: usize = 96;
 
@@ -33,15 +35,19 @@ pub(super) fn engine() -> Result<Vec<Row>> {
     let stages = rates(&said);
     let engine = stages.iter().find(|(name, _)| name == "engine");
     let (_, rate) = engine.with_context(|| format!("the benchmark told no rate of the engine:\n{said}"))?;
+    let checks = stages.iter().find(|(name, _)| name == CHECKS);
+    let (_, checks) = checks.with_context(|| format!("the benchmark told no rate of the checks:\n{said}"))?;
     let mut figures = json!({"required_million_per_s": ENGINE_RATE});
     for (name, rate) in &stages {
         figures[name] = json!(rate);
     }
     Ok(vec![Row {
         name: ENGINE,
-        measured: format!("{rate:.2} million events/s"),
-        required: Some(format!("{ENGINE_RATE} million events/s on one CPU")),
-        met: *rate >= ENGINE_RATE,
+        measured: format!("{rate:.2} million events/s, {checks:.2} with all checks"),
+        required: Some(format!(
+            "{ENGINE_RATE} million events/s on one CPU, checks included"
+        )),
+        met: rate.min(*checks) >= ENGINE_RATE,
         method: "`cargo bench -p tracer --bench engine`: 4 million made events, best of 3 passes of each stage",
         notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
         figures,

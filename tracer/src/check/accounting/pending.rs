@@ -159,8 +159,14 @@ impl Pending {
         explained
     }
 
-    /// A task was inside since `since_ns`: takes out those that leave no room for it and the others of whom that is known.
-    pub(super) fn confirm(&mut self, vma: u64, task: u32, since_ns: u64, mut proved: impl FnMut(&Wait)) {
+    /// A task, by slot and thread, was inside since `since_ns`: takes out those that leave no room for it and the others of whom that is known.
+    pub(super) fn confirm(
+        &mut self,
+        vma: u64,
+        (task, tid): (u32, u32),
+        since_ns: u64,
+        mut proved: impl FnMut(&Wait),
+    ) {
         let Some(queue) = self.queues.get_mut(&vma) else {
             return;
         };
@@ -171,6 +177,8 @@ impl Pending {
             if seen > LOOK_AT
                 || wait.demand.deficit == 0
                 || wait.from_ns < since_ns
+                // It is counted there already.
+                || wait.tid() == tid
                 || !wait.case.reason.is_candidate()
             {
                 return true;
