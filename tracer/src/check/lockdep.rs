@@ -21,7 +21,7 @@ struct Held {
 }
 
 /// The check; see the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lockdep {
     present: bool,
     tasks: FxHashMap<u32, Held>,

@@ -36,7 +36,7 @@ pub(super) struct TaskShadow {
 }
 
 /// Slots of one kind, made when they are needed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Slots<T>(Vec<T>);
 
 impl<T> Default for Slots<T> {
