@@ -202,6 +202,7 @@ impl Summary {
 pub struct Summaries {
     all: [Option<Box<Summary>>; Self::SLOTS],
     /// Kept for another use.
+    #[expect(clippy::vec_box, reason = "they go back into boxes without new memory")]
     spare: Vec<Box<Summary>>,
     /// Rows that were merged into this one.
     pub merged: u64,
