@@ -357,7 +357,7 @@ fn random_event(random: &mut Random, ts_ns: u64) -> Event {
     event.header.site = u32::try_from(random.below(3)).unwrap();
     event.header.flags = flag::MM;
     let vma = random.below(5);
-    event.body.mm = 0xffff_8880_0000_0000 + (vma % 2 << 8);
+    event.body.mm = 0xffff_8880_0000_0000 + ((vma % 2) << 8);
     match kind {
         Kind::MmapStart | Kind::MmapAcquire | Kind::MmapRelease | Kind::MmapFail | Kind::MmapDowngrade => {
             event.header.flags |= if random.below(2) == 0 { flag::WRITE } else { 0 };

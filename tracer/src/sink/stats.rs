@@ -75,6 +75,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Filters that ran in the kernel.
     pub filters: Vec<String>,
+    /// When the source began (`CLOCK_MONOTONIC`).
+    pub start_ns: u64,
     /// From the start of the source to the last event.
     pub duration_ns: u64,
     /// Counts of events and losses.
@@ -700,6 +702,7 @@ impl Report {
             flight: inputs.info.flight.clone(),
             warnings: inputs.warnings.clone(),
             filters: info.filters.clone(),
+            start_ns: start,
             duration_ns: engine.now_ns().saturating_sub(start),
             events: collect::events(inputs),
             cpus: collect::cpus(inputs),

@@ -65,7 +65,11 @@ impl Style {
 /// # Errors
 /// Those of `out`.
 pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
-    let mut page = Page { out, style };
+    let mut page = Page {
+        out,
+        style,
+        start_ns: report.start_ns,
+    };
     page.summary(report)?;
     if let Some(contention) = &report.contention {
         page.deadlocks(&contention.chains)?;
@@ -96,6 +100,8 @@ pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result
 struct Page<'a, W> {
     out: &'a mut W,
     style: Style,
+    /// When the source began (`CLOCK_MONOTONIC`).
+    start_ns: u64,
 }
 
 impl<W: Write> Page<'_, W> {

@@ -244,7 +244,7 @@ impl<W: Write> Page<'_, W> {
                 if let (Some(start), Some(end)) = (span.vm_start, span.vm_end) {
                     line += &format!(" of {start:x}-{end:x}");
                 }
-                line += &format!(", since {} ns", span.since_ns);
+                line += &format!(", from {}", self.at(span.since_ns));
                 match (span.caused_ns, span.waiters) {
                     (Some(0), _) => line += ", idle: nobody waited",
                     (Some(ns), Some(waiters)) => {
@@ -268,6 +268,11 @@ impl<W: Write> Page<'_, W> {
             }
         }
         Ok(())
+    }
+
+    /// A point in time, from the start of the source.
+    fn at(&self, ts_ns: u64) -> String {
+        format!("+{}", duration(ts_ns.saturating_sub(self.start_ns)))
     }
 
     /// A text in lines of at most 80 columns, the further ones indented.
@@ -360,11 +365,11 @@ impl<W: Write> Page<'_, W> {
 
     fn long(&mut self, chain: &LongReport) -> io::Result<()> {
         let line = format!(
-            "{} waited {} for {}, since {} ns; {} of it for",
+            "{} waited {} for {}, from {}; {} of it for",
             person(&chain.waiter),
             duration(chain.ns),
             lock(&chain.lock),
-            chain.since_ns,
+            self.at(chain.since_ns),
             duration(chain.chain_ns)
         );
         self.lines("", &line)?;
@@ -388,10 +393,10 @@ impl<W: Write> Page<'_, W> {
 
     fn tree(&mut self, tree: &TreeReport) -> io::Result<()> {
         let line = format!(
-            "{} waits for {}, since {} ns ({})",
+            "{} waits for {}, since {} ({})",
             person(&tree.waiter),
             lock(&tree.lock),
-            tree.since_ns,
+            self.at(tree.since_ns),
             tree.certainty
         );
         self.lines("", &line)?;
@@ -412,9 +417,9 @@ impl<W: Write> Page<'_, W> {
             } else {
                 "has"
             };
-            let since = edge
-                .since_ns
-                .map_or("its start was not seen".into(), |ns| format!("since {ns} ns"));
+            let since = edge.since_ns.map_or("its start was not seen".into(), |ns| {
+                format!("since {}", self.at(ns))
+            });
             let line = format!(
                 "{} {how} {}, {since} ({}): {}",
                 person(&edge.who),
