@@ -39,7 +39,7 @@ pub struct VmaKey {
 /// A row of a task or process, with its command name, raw.
 #[derive(Clone, Debug, Default)]
 pub struct Named {
-    /// The name when it was first seen.
+    /// The latest name.
     pub comm: [u8; COMM_LEN],
     /// What it waited for and held.
     pub all: Summaries,
@@ -282,7 +282,9 @@ impl Groups {
             && moves == self.tasks.moves()
             && moves != u32::MAX
         {
-            return &mut self.tasks.at(at).all;
+            let row = self.tasks.at(at);
+            row.comm = comm();
+            return &mut row.all;
         }
         self.find_task(key, slot, span.ns.unwrap_or(0), comm)
     }
@@ -319,9 +321,7 @@ impl Groups {
                 }
                 self.rows[slot] = (key, at, self.tasks.moves());
                 let row = self.tasks.at(at);
-                if row.comm == [0; COMM_LEN] {
-                    row.comm = comm();
-                }
+                row.comm = comm();
                 &mut row.all
             }
             None => {

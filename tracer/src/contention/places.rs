@@ -36,8 +36,8 @@ fn is_locking(function: &str) -> bool {
         "trace_",
         "__traceiter_",
         "__mmap_lock_",
-        "mmap_",
-        "__mmap_",
+        "mmap_read_",
+        "mmap_write_",
         "rwsem_",
         "__rwsem",
         "down_",
@@ -62,7 +62,6 @@ fn is_locking(function: &str) -> bool {
         "ftrace_",
         "kprobe_",
         "optimized_callback",
-        "perf_trace",
         "get_mmap_lock_carefully",
         "lock_acquire",
         "lock_release",
@@ -76,8 +75,8 @@ fn is_locking(function: &str) -> bool {
         "arch_ftrace",
         "asm_",
         "irqentry",
-        "perf_",
-        "__perf_",
+        "mmap_lock_",
+        "perf_trace",
     ];
     PREFIXES.iter().any(|prefix| function.starts_with(prefix))
 }
@@ -126,6 +125,8 @@ mod tests {
         assert_eq!(caller(&deep), Some("vm_mmap_pgoff"));
         assert_eq!(caller(&stack(&["", "rwsem_down_write_slowpath+0x1"])), None);
         assert_eq!(caller(&stack(&[])), None);
+        let inside = stack(&["__vma_start_write+0x9", "mmap_region+0x1c"]);
+        assert_eq!(caller(&inside), Some("mmap_region"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::state::{Engine, Held, Lock, Place, RunState, Span, TaskView, What};
 /// Locks that are followed at a time.
 const TRACKS: usize = 64;
 /// Segments of one lock that are kept.
-const SEGMENTS: usize = 32;
+const SEGMENTS: usize = 64;
 /// Waits that were given up while the holds in their way go on.
 const GIVEN_UP: usize = 256;
 
@@ -172,10 +172,10 @@ pub struct PairRow {
     pub blocker_comm: [u8; COMM_LEN],
     /// In nanoseconds.
     pub total_ns: u64,
-    /// The longest time within one wait.
+    /// The longest time at a stretch.
     pub max_ns: u64,
-    /// Waits in which this occurred.
-    pub waits: u64,
+    /// How many stretches.
+    pub times: u64,
     /// How many holders were between, at most.
     pub between: u32,
     /// The least sure hold.
@@ -191,7 +191,7 @@ impl PairRow {
     pub fn merge(&mut self, other: &Self) {
         self.total_ns = self.total_ns.saturating_add(other.total_ns);
         self.max_ns = self.max_ns.max(other.max_ns);
-        self.waits += other.waits;
+        self.times += other.times;
         self.merged += 1 + other.merged;
     }
 }
@@ -226,7 +226,22 @@ struct Track {
     mm: u64,
     /// 0: the `mmap_lock`.
     vma: u64,
-    segments: VecDeque<(u64, Path)>,
+    segments: VecDeque<Segment>,
+}
+
+/// Who was in the way from that time on; nothing: several, each for a short time, there being too many to keep.
+type Segment = (u64, Option<Path>);
+
+/// Makes room for one more: the two that together are shortest become one of which it is not told who was in the way.
+fn make_room(segments: &mut VecDeque<Segment>) {
+    if segments.len() < SEGMENTS {
+        return;
+    }
+    let length = |at: usize| segments[at + 2].0.saturating_sub(segments[at].0);
+    if let Some(at) = (0..segments.len() - 2).min_by_key(|&at| length(at)) {
+        segments[at].1 = None;
+        segments.remove(at + 1);
+    }
 }
 
 /// Contention over time; see the module.
@@ -356,6 +371,15 @@ impl Tracks {
                 continue;
             }
             rest -= part;
+            let Some(path) = path else {
+                self.other_pairs.merge(&PairRow {
+                    total_ns: part,
+                    max_ns: part,
+                    times: 1,
+                    ..PairRow::default()
+                });
+                continue;
+            };
             self.pair(engine, span, &path, part, comm);
             if path.len > 0 && main.is_none_or(|(most, _)| part > most) {
                 main = Some((part, path));
@@ -396,7 +420,7 @@ impl Tracks {
             blocker_comm: [0; COMM_LEN],
             total_ns: ns,
             max_ns: ns,
-            waits: 1,
+            times: 1,
             between: u32::try_from(path.len.saturating_sub(1)).unwrap_or(0),
             certainty: path
                 .links()
@@ -412,13 +436,13 @@ impl Tracks {
             return;
         };
         let row = self.pairs.at(at);
-        if row.waits == 0 {
+        if row.times == 0 {
             let blocker_comm = Person::of(engine, key.blocker_pid, key.blocker_tid).comm;
             *row = PairRow { blocker_comm, ..new };
             return;
         }
         row.total_ns = row.total_ns.saturating_add(ns);
-        row.waits += 1;
+        row.times += 1;
         row.between = row.between.max(new.between);
         row.certainty = row.certainty.max(new.certainty);
         if ns > row.max_ns {
@@ -517,7 +541,7 @@ impl Tracks {
         });
         (track.mm, track.vma) = (mm, vma);
         track.segments.clear();
-        track.segments.push_back((ts_ns, Path::of(engine, mm, vma)));
+        track.segments.push_back((ts_ns, Some(Path::of(engine, mm, vma))));
         self.tracks.push(track);
     }
 
@@ -542,7 +566,11 @@ impl Tracks {
             } else {
                 vma == track.vma
             };
-            let last = track.segments.back().map(|(_, path)| *path).unwrap_or_default();
+            let last = track
+                .segments
+                .back()
+                .and_then(|(_, path)| *path)
+                .unwrap_or_default();
             let inside = last.links().iter().any(|link| link.tid == tid);
             let by_holder = inside && (of_sched || of_mmap_lock || vma != 0 || event.kind == Kind::SchedWake);
             if !(own || by_holder || gap) {
@@ -569,10 +597,8 @@ impl Tracks {
                 continue;
             }
             let segments = &mut self.tracks[at].segments;
-            if segments.len() >= SEGMENTS {
-                segments.pop_front();
-            }
-            segments.push_back((event.header.ts_ns, path));
+            make_room(segments);
+            segments.push_back((event.header.ts_ns, Some(path)));
             at += 1;
         }
     }

@@ -84,10 +84,10 @@ pub struct PairReport {
     pub doing: &'static str,
     /// In nanoseconds.
     pub total_ns: u64,
-    /// The longest time within one wait.
+    /// The longest time at a stretch.
     pub max_ns: u64,
-    /// Waits in which this occurred.
-    pub waits: u64,
+    /// How many stretches.
+    pub times: u64,
     /// Holders between the two, at most.
     pub between: u32,
     /// As sure as the least sure hold in it.
@@ -211,7 +211,7 @@ pub struct MemberReport {
 pub struct ChainsReport {
     /// Whom somebody waited for in the end, the longest time first.
     pub pairs: Vec<PairReport>,
-    /// Waiting time of pairs that are not listed, in nanoseconds.
+    /// Waiting time of pairs that are not listed, and of too short a time to tell, in nanoseconds.
     pub other_pairs_ns: u64,
     /// How many these are; one may have been counted several times.
     pub other_pairs: u64,
@@ -285,7 +285,7 @@ fn pair(names: Names<'_>, key: &PairKey, row: &PairRow) -> PairReport {
         doing: key.doing.name(),
         total_ns: row.total_ns,
         max_ns: row.max_ns,
-        waits: row.waits,
+        times: row.times,
         between: row.between,
         certainty: row.certainty.name(),
         stack: names.stacks(row.stacks),

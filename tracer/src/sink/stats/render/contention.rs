@@ -123,14 +123,15 @@ impl<W: Write> Page<'_, W> {
             return Ok(());
         }
         self.heading(&format!(
-            "{title:<27}{:<11}{:>8}{:>9}{:>8}{:>8}{:>9}",
+            "{title:<26}{:<7}{:>8}{:>9}{:>9}{:>9}{:>9}",
             "", "count", "total", "half", "99 %", "longest"
         ))?;
         for (label, lock, times) in lines.iter().take(most) {
             writeln!(
                 self.out,
-                "{:<27}{lock:<11}{:>8}{:>9}{:>8}{:>8}{:>9}",
-                fit(label, 26),
+                "{:<26}{:<7}{:>8}{:>9}{:>9}{:>9}{:>9}",
+                fit(label, 25),
+                short(lock),
                 count(times.count),
                 duration(times.total_ns),
                 duration(times.p50_ns),
@@ -161,14 +162,15 @@ impl<W: Write> Page<'_, W> {
             return Ok(());
         }
         self.heading(&format!(
-            "{title:<20}{:<11}{:>8}{:>9}{:>8}{:>8}{:>7}{:>9}",
+            "{title:<26}{:<7}{:>8}{:>9}{:>8}{:>8}{:>7}{:>7}",
             "", "count", "total", "99 %", "longest", "waited", "caused"
         ))?;
         for (label, lock, times) in lines.iter().take(most) {
             writeln!(
                 self.out,
-                "{:<20}{lock:<11}{:>8}{:>9}{:>8}{:>8}{:>7}{:>9}",
-                fit(label, 19),
+                "{:<26}{:<7}{:>8}{:>9}{:>8}{:>8}{:>7}{:>7}",
+                fit(label, 25),
+                short(lock),
                 count(times.count),
                 duration(times.total_ns),
                 duration(times.p99_ns),
@@ -202,8 +204,8 @@ impl<W: Write> Page<'_, W> {
             let text = format!("{} more lines{merged}", count(lines.len() as u64 + table.merged));
             writeln!(
                 self.out,
-                "{:<38}{:>8}{:>9}",
-                fit(&text, 37),
+                "{:<33}{:>8}{:>9}",
+                fit(&text, 32),
                 count(number),
                 duration(total_ns)
             )?;
@@ -288,27 +290,29 @@ impl<W: Write> Page<'_, W> {
         let rows = self.rows(all);
         if !chains.pairs.is_empty() {
             self.heading(&format!(
-                "{:<53}{:>9}{:>9}{:>8}",
-                "WHO WAITED FOR WHOM, in the end", "total", "longest", "waits"
+                "{:<46}{:<9}{:>8}{:>9}{:>8}",
+                "WHO WAITED FOR WHOM, in the end", "who did", "total", "longest", "times"
             ))?;
             for pair in chains.pairs.iter().take(rows) {
-                let blocker = match (&pair.blocker, pair.held) {
-                    (Some(blocker), Some(held)) => format!("{} {held}", person(blocker)),
-                    _ => "handed over".into(),
+                let short_person = |who: &PersonReport| format!("{} {}", who.tid, fit(&who.comm, 11));
+                let (blocker, doing) = match (&pair.blocker, pair.held) {
+                    (Some(blocker), Some(held)) => {
+                        (format!("{} {}", short_person(blocker), short(held)), pair.doing)
+                    }
+                    _ => ("handed over".into(), ""),
                 };
-                let doing = if pair.blocker.is_some() {
-                    format!(", {}", pair.doing)
-                } else {
-                    String::new()
-                };
-                let text = format!("{} {} <- {blocker}{doing}", person(&pair.waiter), pair.wanted);
+                let text = format!(
+                    "{} {} <- {blocker}",
+                    short_person(&pair.waiter),
+                    short(pair.wanted)
+                );
                 writeln!(
                     self.out,
-                    "{:<53}{:>9}{:>9}{:>8}",
-                    fit(&text, 52),
+                    "{:<46}{doing:<9}{:>8}{:>9}{:>8}",
+                    fit(&text, 45),
                     duration(pair.total_ns),
                     duration(pair.max_ns),
-                    count(pair.waits)
+                    count(pair.times)
                 )?;
             }
             let more = chains.pairs.iter().skip(rows);
@@ -322,14 +326,14 @@ impl<W: Write> Page<'_, W> {
             if number > 0 {
                 writeln!(
                     self.out,
-                    "{:<53}{:>9}",
+                    "{:<55}{:>8}",
                     format!("{} more", count(number)),
                     duration(ns)
                 )?;
             }
             writeln!(
                 self.out,
-                "{:<53}{:>9}",
+                "{:<55}{:>8}",
                 "with nobody known in the way",
                 duration(chains.alone_ns)
             )?;
@@ -444,8 +448,8 @@ impl<W: Write> Page<'_, W> {
             return Ok(());
         }
         self.heading(&format!(
-            "{title:<24}{:>9}{:>9}{:>11}{:>9}{:>9}{:>8}",
-            "faults", "a second", "mmap_lock", "retried", "from it", "error"
+            "{title:<26}{:>8}{:>9}{:>11}{:>8}{:>9}{:>7}",
+            "faults", "a second", "mmap_lock", "retried", "directly", "error"
         ))?;
         let rows = self.rows(all);
         for row in table.rows.iter().take(rows) {
@@ -467,8 +471,8 @@ impl<W: Write> Page<'_, W> {
         let faults = &group.faults;
         writeln!(
             self.out,
-            "{:<24}{:>9}{:>9.1}{:>9.2} %{:>9}{:>9}{:>8}",
-            fit(label, 23),
+            "{:<26}{:>8}{:>9.1}{:>9.2} %{:>8}{:>9}{:>7}",
+            fit(label, 25),
             count(faults.total),
             group.per_second,
             group.mmap_lock_share * 100.0,
@@ -507,6 +511,11 @@ impl<W: Write> Page<'_, W> {
 
 fn person(person: &PersonReport) -> String {
     format!("{} {}", person.tid, person.comm).trim_end().to_owned()
+}
+
+/// The name of a lock where there is little room.
+fn short(lock: &str) -> String {
+    lock.replace("_read", " r").replace("_write", " w")
 }
 
 fn lock(lock: &LockReport) -> String {
