@@ -52,12 +52,16 @@ sites! {
     TASK_EXEC = 18;
     /// Tracepoint `sched_process_exit`.
     TASK_EXIT = 19;
-    /// Tracepoint `sched_switch`: counts tasks that took each other's place in the table of marks as drops.
+    /// Tracepoint `sched_switch`.
     SCHED_SWITCH = 20;
     /// Tracepoints `sched_waking` and `sched_wakeup`.
     SCHED_WAKE = 21;
-    /// Stacks of long waits and holds: counts the ones that the kernel did not give as drops.
+    /// Stacks of long waits and holds.
     STACK = 22;
+    /// No probe: tasks that took each other's place in the table of marks, counted as drops.
+    MARKS = 23;
+    /// No probe: stacks that the kernel did not give, counted as drops.
+    FRAMES = 24;
     /// The first number for a site that was found at run time.
     FIRST_DYNAMIC = 32;
 }

@@ -242,7 +242,7 @@ pub(crate) fn with_frames(ctx: &impl EbpfContext, kind: Kind, site: u32, task: &
         let frames = &raw mut (*event).frames;
         if bpf_get_stack(ctx.as_ptr(), (&raw mut (*frames).kernel).cast(), KERNEL, 0) < 0 {
             (*frames).kernel = [0; KERNEL_FRAMES];
-            dropped(site::STACK);
+            dropped(site::FRAMES);
         }
         if bpf_get_stack(
             ctx.as_ptr(),
@@ -252,7 +252,7 @@ pub(crate) fn with_frames(ctx: &impl EbpfContext, kind: Kind, site: u32, task: &
         ) < 0
         {
             (*frames).user = [0; USER_FRAMES];
-            dropped(site::STACK);
+            dropped(site::FRAMES);
         }
     }
     entry.submit(BPF_RB_NO_WAKEUP);

@@ -141,7 +141,7 @@ fn own(tid: u32) -> Option<&'static mut Slot> {
 fn take_over(slot: &mut Slot, tid: u32) {
     if slot.is_marked() || slot.out != out::NOT {
         // The other one's marks are lost, unless it has ended.
-        emit::dropped(site::SCHED_SWITCH);
+        emit::dropped(site::MARKS);
     }
     slot.mmap = 0;
     slot.vma = 0;
@@ -299,16 +299,10 @@ pub(crate) fn after_vma(
             slot.vma -= 1;
             slot.unmarked();
         }
-        Kind::VmaWriteStart => {
-            if stacks() {
-                slot.write_since = at(event);
-            }
-        }
-        Kind::VmaWriteAcquire => {
-            if stacks() {
-                ended(ctx, task, kind, slot.write_since, at(event));
-                slot.write_since = 0;
-            }
+        Kind::VmaWriteStart if stacks() => slot.write_since = at(event),
+        Kind::VmaWriteAcquire if stacks() => {
+            ended(ctx, task, kind, slot.write_since, at(event));
+            slot.write_since = 0;
         }
         _ => {}
     }

@@ -132,6 +132,14 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         words::count(summary.gaps),
         words::count(bytes.div_ceil(1024)),
     );
+    let Losses { marks, stacks, .. } = outcome.losses;
+    if marks + stacks > 0 {
+        eprintln!(
+            "tracer: {} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
+            words::count(marks),
+            words::count(stacks)
+        );
+    }
     Ok(DONE)
 }
 

@@ -168,6 +168,10 @@ pub struct Losses {
     pub cpus: Vec<CpuLosses>,
     /// Runs of a probe that the kernel skipped because the probe was already running on that CPU.
     pub missed: u64,
+    /// Times that a task's mark was taken over by another one: its way off its CPU may have gone unreported.
+    pub marks: u64,
+    /// Stacks of the kernel or a program that the kernel did not give.
+    pub stacks: u64,
 }
 
 /// Losses on one CPU.

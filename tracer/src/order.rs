@@ -596,6 +596,7 @@ mod tests {
                 },
             ],
             missed: 0,
+            ..Losses::default()
         };
         assert_eq!(
             finish(&mut order, &losses),
@@ -669,6 +670,7 @@ mod tests {
             let losses = Losses {
                 cpus: next.iter().map(|&n| CpuLosses { produced: u64::from(n), ..Default::default() }).collect(),
                 missed: 0,
+                ..Losses::default()
             };
             let mut order = Order::new(0);
             let mut out = Vec::new();

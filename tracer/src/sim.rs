@@ -238,6 +238,7 @@ impl Source for Sim {
         Ok(Losses {
             cpus: self.received.iter().map(cpu).collect(),
             missed: 0,
+            ..Losses::default()
         })
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use tracer_common::wire::{Event, Provenance};
 
-use crate::check::accounting::{Accounting, OpenReason};
+use crate::check::Checker;
 use crate::expr::{self, Comparison, Error, Expr, Op, Term, Value};
 use crate::info::{Fired, SourceInfo};
 use crate::state::{Engine, Lock, Note, RoundEnd, What};
@@ -30,7 +30,7 @@ enum Condition {
     Wait(u64),
     /// A hold of more than so many nanoseconds.
     Hold(u64),
-    /// An observed count that nothing explains.
+    /// A state that the lock cannot be in.
     Violation,
     /// More than so many of a hundred faults of user mode took the mmap_lock.
     FallbackRate(f64),
@@ -129,7 +129,7 @@ type Key = (bool, u32, u8, u64);
 /// Looks at every event for what the triggers are about.
 pub struct Triggers {
     triggers: Vec<Trigger>,
-    accounting: Option<Accounting>,
+    checker: Option<Checker>,
     violations: u64,
     fired: HashSet<Key>,
     next_look_ns: u64,
@@ -151,7 +151,7 @@ impl Triggers {
     pub fn new(triggers: Vec<Trigger>, info: &SourceInfo) -> Self {
         let wants = |condition: fn(&Condition) -> bool| triggers.iter().any(|t| condition(&t.condition));
         Self {
-            accounting: wants(|c| matches!(c, Condition::Violation)).then(|| Accounting::new(info)),
+            checker: wants(|c| matches!(c, Condition::Violation)).then(|| Checker::new(info)),
             violations: 0,
             fired: HashSet::new(),
             next_look_ns: 0,
@@ -165,14 +165,9 @@ impl Triggers {
 
     /// Takes one event into the engine; gives the first trigger that it makes come true.
     pub fn apply(&mut self, engine: &mut Engine, event: &Event) -> Option<Fired> {
-        let accounting = &mut self.accounting;
-        engine.apply(event, &mut |event, meta| {
-            if let Some(accounting) = accounting.as_mut().filter(|_| meta.derived) {
-                accounting.derived(event, meta);
-            }
-        });
-        if let Some(accounting) = accounting {
-            accounting.observe(engine, event);
+        match &mut self.checker {
+            Some(checker) => checker.apply(engine, event, &mut |_, _| {}),
+            None => engine.apply(event, &mut |_, _| {}),
         }
         let mut fired = None;
         for at in 0..engine.notes().len() {
@@ -301,12 +296,9 @@ impl Triggers {
     }
 
     fn violation(&mut self, event: &Event) -> Option<Fired> {
-        let totals = self.accounting.as_ref()?.totals();
-        let count = OpenReason::ALL
-            .iter()
-            .filter(|reason| reason.is_candidate())
-            .map(|&reason| totals.open_by_reason[reason as usize])
-            .sum();
+        let violations = self.checker.as_ref()?.violations();
+        let count = violations.total();
+        // A gap that shows late takes some back.
         if std::mem::replace(&mut self.violations, count) >= count {
             return None;
         }
@@ -314,19 +306,21 @@ impl Triggers {
             .triggers
             .iter()
             .find(|trigger| trigger.condition == Condition::Violation)?;
-        let kept = self.accounting.as_ref()?.cases();
-        let case = kept.iter().rev().find(|case| case.reason.is_candidate());
-        let what = match case {
-            Some(case) => format!(
-                "{}: a count of {:#x} beside {} known readers, {} possible ones",
-                case.reason.name(),
-                case.event.body.vm_refcnt,
-                case.definite,
-                case.possible
+        let kept = violations.kept();
+        let newest = kept.last().filter(|_| kept.len() as u64 == count);
+        let event = newest.map_or(event, |violation| &violation.event);
+        let what = match newest {
+            Some(violation) => format!(
+                "{}: {} ({}) read vm_refcnt {:#x}, vm_lock_seq {}, mm_lock_seq {}",
+                violation.kind.name(),
+                comm(&event.header.comm),
+                event.header.tid,
+                event.body.vm_refcnt,
+                event.body.vm_lock_seq,
+                event.body.mm_lock_seq
             ),
-            None => "a count that nothing explains".to_owned(),
+            None => "the lock was in a state that it cannot be in".to_owned(),
         };
-        let event = case.map_or(event, |case| &case.event);
         Some(Fired {
             trigger: trigger.text.clone(),
             ts_ns: event.header.ts_ns,
@@ -336,6 +330,15 @@ impl Triggers {
             what,
             ..Fired::default()
         })
+    }
+
+    /// What is lost was asked for; `missed`: the kernel skipped runs of probes since the last time.
+    pub fn losses(&mut self, engine: &mut Engine, missed: bool) {
+        match &mut self.checker {
+            Some(checker) => checker.losses(engine, missed),
+            None if missed => engine.forget(),
+            None => {}
+        }
     }
 }
 

@@ -52,6 +52,7 @@ fn losses() -> Losses {
             received: 6,
         }],
         missed: 2,
+        ..Losses::default()
     }
 }
 

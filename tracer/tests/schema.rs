@@ -86,6 +86,7 @@ fn run(
             received: 9,
         }],
         missed: 0,
+        ..Losses::default()
     };
     let mut accounting = Accounting::new(&info);
     order.finish(&losses, &mut |event| {

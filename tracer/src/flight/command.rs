@@ -108,8 +108,12 @@ fn watch<S: Source>(source: &mut S, mut stop: Stop, options: Options) -> anyhow:
     } else {
         let fired = count(u64::from(done.files) + done.meanwhile);
         eprintln!(
-            "tracer: {fired} fired in {events} events, {dropped} dropped; {} recordings were written",
-            done.files
+            "tracer: {fired} fired in {events} events, {dropped} dropped; {} written",
+            if done.files == 1 {
+                "1 recording was".to_owned()
+            } else {
+                format!("{} recordings were", done.files)
+            }
         );
     }
     if evicted.by_bytes > 0 {

@@ -222,6 +222,7 @@ impl Recorder {
         let losses = Losses {
             cpus: cpus.collect(),
             missed: self.missed - writing.missed_before,
+            ..Losses::default()
         };
         let bytes = writing.writer.bytes_written();
         let summary = writing.writer.finish(&losses, "trigger")?;
@@ -293,10 +294,9 @@ impl Consumer for Recorder {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        if losses.missed != self.missed {
-            self.missed = losses.missed;
-            self.engine.forget();
-        }
+        let missed = losses.missed != self.missed;
+        self.missed = losses.missed;
+        self.triggers.losses(&mut self.engine, missed);
         Ok(())
     }
 }

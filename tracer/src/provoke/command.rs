@@ -17,7 +17,7 @@ use super::scenario::{SCENARIOS, Scenario};
 use super::states::States;
 use super::sys::Impossible;
 use super::team::Team;
-use crate::check::accounting::Accounting;
+use crate::check::Checker;
 use crate::child::Output;
 use crate::cli::{LiveArgs, parse_duration, parse_size};
 use crate::info::{Losses, SourceInfo};
@@ -73,6 +73,7 @@ pub struct ProvokeArgs {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Work {
     duration_ns: u64,
+    threads: usize,
     operations: Vec<(String, u64)>,
     impossible: Vec<String>,
     failure: Option<String>,
@@ -116,7 +117,7 @@ pub fn run(args: &ProvokeArgs, log: bool) -> anyhow::Result<u8> {
     if let Some(failure) = work.failure {
         anyhow::bail!("{failure}");
     }
-    let report = report(args, threads, work, seen);
+    let report = report(args, work, seen);
     let mut out = io::stdout().lock();
     if args.json {
         let text = serde_json::to_string_pretty(&report).context("cannot turn the report into JSON")?;
@@ -134,7 +135,7 @@ pub fn run(args: &ProvokeArgs, log: bool) -> anyhow::Result<u8> {
     })
 }
 
-fn report(args: &ProvokeArgs, threads: usize, work: Work, seen: Result<Seen, String>) -> Report {
+fn report(args: &ProvokeArgs, work: Work, seen: Result<Seen, String>) -> Report {
     let seconds = (work.duration_ns as f64 / 1e9).max(1e-9);
     let operations = work.operations.into_iter().map(|(name, count)| Operation {
         name,
@@ -149,7 +150,7 @@ fn report(args: &ProvokeArgs, threads: usize, work: Work, seen: Result<Seen, Str
         schema: SCHEMA,
         scenario: args.scenario.clone(),
         duration_ns: work.duration_ns,
-        threads,
+        threads: work.threads,
         impossible: work.impossible,
         operations: operations.collect(),
         untraced,
@@ -205,6 +206,7 @@ fn work(chosen: &[&Scenario], threads: usize, duration: Duration) -> anyhow::Res
         }
     }
     done.duration_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    done.threads = team.most_threads();
     done.operations = team
         .done()
         .into_iter()
@@ -239,12 +241,12 @@ fn watched(
     let info = live.info().clone();
     let mut watcher = Watcher::new(&info);
     let outcome = pipeline::run(&mut live, &mut stop, &mut watcher)?;
-    watcher.accounting.finish();
+    watcher.checker.finish();
     let seen = Seen::new(
         &info,
         &watcher.engine,
         &watcher.states,
-        &watcher.accounting,
+        &watcher.checker,
         &outcome.losses,
     );
     let mut said = String::new();
@@ -276,10 +278,10 @@ fn live_args(args: &ProvokeArgs, threads: usize, fd: i32) -> anyhow::Result<Live
         .live)
 }
 
-/// Feeds the engine, the accounting and the counts of states.
+/// Feeds the engine, the checks and the counts of states.
 struct Watcher {
     engine: Engine,
-    accounting: Accounting,
+    checker: Checker,
     states: States,
     missed: u64,
 }
@@ -288,7 +290,7 @@ impl Watcher {
     fn new(info: &SourceInfo) -> Self {
         Self {
             engine: Engine::new(info),
-            accounting: Accounting::new(info),
+            checker: Checker::new(info),
             states: States::default(),
             missed: 0,
         }
@@ -299,19 +301,16 @@ impl Consumer for Watcher {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         let Self {
             engine,
-            accounting,
+            checker,
             states,
             ..
         } = self;
         let mut handed_on = None;
-        engine.apply(event, &mut |event, meta| {
-            if meta.derived {
-                accounting.derived(event, meta);
-            } else {
+        checker.apply(engine, event, &mut |event, meta| {
+            if !meta.derived {
                 handed_on = Some(*event);
             }
         });
-        accounting.observe(engine, event);
         if let Some(event) = handed_on {
             states.observe(engine, &event);
         }
@@ -319,10 +318,9 @@ impl Consumer for Watcher {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        if losses.missed != self.missed {
-            self.missed = losses.missed;
-            self.engine.forget();
-        }
+        let missed = losses.missed != self.missed;
+        self.missed = losses.missed;
+        self.checker.losses(&mut self.engine, missed);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use tracer_common::lock::refcnt::RefcntClass;
 use tracer_common::wire::Reason;
 
 use super::states::{Claim, SEQS, States};
+use crate::check::Checker;
 use crate::check::accounting::{Accounting, OpenReason};
 use crate::info::{Losses, SourceInfo};
 use crate::sink::text::{count, duration};
@@ -66,7 +67,9 @@ pub struct Seen {
     pub waits: Vec<WaitSeen>,
     /// `vm_area_structs` that began another life.
     pub recycled: u64,
-    /// False verdicts.
+    /// What `vma_assert_locked` would have said at every event, in each variant.
+    pub assertions: Vec<AssertionSeen>,
+    /// False verdicts that were foretold.
     pub claims: Vec<ClaimSeen>,
     /// Observed counts against known holders; `null` where the kernel counts none.
     pub accounting: Option<AccountingSeen>,
@@ -105,6 +108,28 @@ pub struct WaitSeen {
     pub max_ns: u64,
 }
 
+/// What one variant of `vma_assert_locked` would have said, to the acting task, to others that hold the VMA, and to one
+/// that holds nothing.
+#[derive(Debug, Serialize)]
+pub struct AssertionSeen {
+    /// Its name.
+    pub variant: &'static str,
+    /// Whether the kernel has lockdep: `on` or `off`.
+    pub lockdep: &'static str,
+    /// `right + false_positive + false_negative + unknown + unclaimed`.
+    pub evaluated: u64,
+    /// It said what was so.
+    pub right: u64,
+    /// It fired, and should not have.
+    pub false_positive: u64,
+    /// It was silent, and should have fired.
+    pub false_negative: u64,
+    /// It hung on what is not known.
+    pub unknown: u64,
+    /// The kernel asserts nothing there.
+    pub unclaimed: u64,
+}
+
 /// One claim about an assertion.
 #[derive(Debug, Serialize)]
 pub struct ClaimSeen {
@@ -129,7 +154,7 @@ pub struct AccountingSeen {
     pub open: u64,
     /// By reason, those that occurred.
     pub open_by_reason: Vec<ReasonSeen>,
-    /// Those that nothing harmless explains.
+    /// States that the lock cannot be in.
     pub violations: u64,
 }
 
@@ -138,7 +163,7 @@ impl Seen {
         info: &SourceInfo,
         engine: &Engine,
         states: &States,
-        accounting: &Accounting,
+        checker: &Checker,
         losses: &Losses,
     ) -> Self {
         let totals = engine.totals();
@@ -192,14 +217,52 @@ impl Seen {
                     words: claim.words(),
                 })
                 .collect(),
-            accounting: accounting.applies().then(|| AccountingSeen::new(accounting)),
+            assertions: assertions(checker),
+            accounting: checker
+                .accounting()
+                .applies()
+                .then(|| AccountingSeen::new(checker.accounting(), checker.violations().total())),
             unseen,
         }
     }
 }
 
+fn assertions(checker: &Checker) -> Vec<AssertionSeen> {
+    let mut all: Vec<AssertionSeen> = Vec::new();
+    for row in checker.assertions().rows() {
+        if row.which.assertion() != "vma_assert_locked" {
+            continue;
+        }
+        let (variant, lockdep) = (row.which.variant(), row.which.lockdep());
+        let known = all
+            .iter()
+            .position(|seen| seen.variant == variant && seen.lockdep == lockdep);
+        let at = known.unwrap_or_else(|| {
+            all.push(AssertionSeen {
+                variant,
+                lockdep,
+                evaluated: 0,
+                right: 0,
+                false_positive: 0,
+                false_negative: 0,
+                unknown: 0,
+                unclaimed: 0,
+            });
+            all.len() - 1
+        });
+        let seen = &mut all[at];
+        seen.evaluated += row.evaluated;
+        seen.right += row.right;
+        seen.false_positive += row.false_positive;
+        seen.false_negative += row.false_negative;
+        seen.unknown += row.unknown;
+        seen.unclaimed += row.unclaimed;
+    }
+    all
+}
+
 impl AccountingSeen {
-    fn new(accounting: &Accounting) -> Self {
+    fn new(accounting: &Accounting, violations: u64) -> Self {
         let totals = accounting.totals();
         let by = |reason: OpenReason| totals.open_by_reason[reason as usize];
         Self {
@@ -214,11 +277,7 @@ impl AccountingSeen {
                     count: by(reason),
                 })
                 .collect(),
-            violations: OpenReason::ALL
-                .iter()
-                .filter(|reason| reason.is_candidate())
-                .map(|&reason| by(reason))
-                .sum(),
+            violations,
         }
     }
 }
@@ -316,7 +375,7 @@ impl Seen {
             )?;
         }
         writeln!(out, "\n{:<28}{:>16}", "VMAs used again", count(self.recycled))?;
-        writeln!(out, "\nFALSE VERDICTS OF vma_assert_locked")?;
+        self.render_assertions(out)?;
         for claim in &self.claims {
             writeln!(out, "{}", claim.words)?;
             writeln!(
@@ -340,6 +399,27 @@ impl Seen {
             }
         }
         Ok(())
+    }
+}
+
+impl Seen {
+    fn render_assertions(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "\n{:<28}{:>16}{:>18}{:>15}",
+            "VMA_ASSERT_LOCKED", "asked", "fires falsely", "falsely silent"
+        )?;
+        for seen in &self.assertions {
+            writeln!(
+                out,
+                "{:<28}{:>16}{:>18}{:>15}",
+                format!("{}, lockdep {}", seen.variant, seen.lockdep),
+                count(seen.evaluated - seen.unknown - seen.unclaimed),
+                count(seen.false_positive),
+                count(seen.false_negative)
+            )?;
+        }
+        writeln!(out, "\nFORETOLD")
     }
 }
 

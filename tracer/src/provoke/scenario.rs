@@ -148,9 +148,10 @@ fn detach(team: &Team) -> anyhow::Result<()> {
 }
 
 /// A reader is a temporary one if a writer came between its first look at the VMA and its increment. That is a few
-/// instructions; so the readers are interrupted all the time, wherever they are, by a thread that does nothing else.
+/// instructions; so the readers are interrupted often, wherever they are, by a thread that does nothing else.
 fn temporary_readers(team: &Team) -> anyhow::Result<()> {
     const REPLACED_EVERY: usize = 4;
+    const INTERRUPTED_EVERY: Duration = Duration::from_micros(50);
     let area = Area::new(STRIPE * team.threads())?;
     let interrupts = sys::may_interrupt_all();
     team.run_with(team.threads().max(4), |index, tally, shift| {
@@ -173,6 +174,8 @@ fn temporary_readers(team: &Team) -> anyhow::Result<()> {
                 1 if interrupts => {
                     sys::interrupt_all();
                     tally.add(Op::Barrier, 1);
+                    // Without a rest nobody else would get anywhere.
+                    std::thread::sleep(INTERRUPTED_EVERY);
                 }
                 _ => {
                     // One page after the other: each drop is a look-up of its own on kernels that have that.

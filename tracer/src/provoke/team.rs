@@ -1,7 +1,7 @@
 //! Threads that work until the time is over, and what they did.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,8 @@ impl Tally {
 pub(super) struct Team {
     threads: usize,
     duration: Duration,
+    /// The most that ran at a time.
+    most: AtomicUsize,
     counts: &'static Counts,
     interrupted: &'static AtomicBool,
 }
@@ -98,6 +100,7 @@ impl Team {
         Ok(Self {
             threads,
             duration,
+            most: AtomicUsize::new(0),
             counts,
             interrupted,
         })
@@ -105,6 +108,11 @@ impl Team {
 
     pub(super) const fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The most threads that one process of a scenario had at a time.
+    pub(super) fn most_threads(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// How often each operation was done by now.
@@ -136,6 +144,7 @@ impl Team {
         threads: usize,
         work: impl Fn(usize, &mut Tally, &Shift<'_>) -> anyhow::Result<()> + Sync,
     ) -> anyhow::Result<()> {
+        self.most.fetch_max(threads, Ordering::Relaxed);
         let over = AtomicBool::new(false);
         let failure = Mutex::new(None);
         thread::scope(|scope| {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya_log::EbpfLogger;
 use log::Log;
-use tracer_common::site::FIRST_DYNAMIC;
+use tracer_common::site::{self, FIRST_DYNAMIC};
 use tracer_common::wire::{CpuCounters, Event, SiteCounters, decode};
 
 use super::frames::Framer;
@@ -152,6 +152,15 @@ impl Live {
         Ok(skipped.saturating_sub(self.missed_before + spared))
     }
 
+    /// What was counted as lost for a site, on all CPUs.
+    fn lost_at(&self, site: u32) -> anyhow::Result<u64> {
+        let counters = self
+            .sites
+            .get(&site, 0)
+            .context("cannot read the counters of the probes")?;
+        Ok(counters.iter().map(|cpu| cpu.0.dropped).sum())
+    }
+
     fn produced(&self) -> anyhow::Result<Vec<CpuCounters>> {
         let values = self
             .counters
@@ -286,6 +295,8 @@ impl Source for Live {
         Ok(Losses {
             cpus,
             missed: self.missed,
+            marks: self.lost_at(site::MARKS)?,
+            stacks: self.lost_at(site::FRAMES)?,
         })
     }
 }

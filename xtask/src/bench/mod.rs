@@ -6,6 +6,7 @@ pub(crate) mod fault_cost;
 mod guest;
 mod native;
 mod probe_cost;
+mod provoke;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,10 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[accuracy::ACCOUNTING],
         run: accuracy::run_accounting,
+    },
+    Group {
+        rows: &[provoke::PROVOKE],
+        run: provoke::run,
     },
     Group {
         rows: &[cargo::ENGINE],

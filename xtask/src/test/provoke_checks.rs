@@ -158,7 +158,7 @@ fn states_are_reached(e: &Evidence) -> Result<()> {
 fn wait_is_written(e: &Evidence) -> Result<()> {
     e.succeeded()?;
     let said = e.out_text("err")?;
-    ensure!(said.contains("1 recordings were written"), "{said}");
+    ensure!(said.contains("1 recording was written"), "{said}");
     let stats = json(e, "stats.json")?;
     let fired = &stats["flight"]["fired"];
     expect("trigger", &fired["trigger"].as_str(), &Some("wait>300ms"))?;

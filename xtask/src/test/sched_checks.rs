@@ -6,11 +6,22 @@ use serde_json::Value;
 use super::guests::{Ctx, Evidence, On, Scenario, expect};
 use crate::vm::Outcome;
 
-/// Kinds of the workload `holder` whose holder sleeps by itself, and what its stack shows.
-const KINDS: [(&str, &[&str]); 2] = [
+/// A kind of the workload `holder`, and what its holder's stack shows if it sleeps by itself.
+type Play = (&'static str, &'static [&'static str]);
+
+/// The holder sleeps, or is preempted.
+const PLAYS: &[Play] = &[
     ("fault", &["handle_mm_fault"]),
     ("mmap", &["do_mmap", "vm_mmap_pgoff"]),
+    ("read", &[]),
 ];
+/// Without FUSE it can only be preempted.
+const WITHOUT_FUSE: &[Play] = &[("write", &[]), ("read", &[])];
+
+fn plays(ctx: &Ctx) -> &'static [Play] {
+    if ctx.name == "oracle" { WITHOUT_FUSE } else { PLAYS }
+}
+
 /// What the stack of a task shows that waits for one of the locks, in all kernels' names.
 const WAITS: &[&str] = &[
     "rwsem_down_",
@@ -29,6 +40,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
     boot,
     checks: &[
         ("each-sleeper-is-reported", each_sleeper),
+        ("a-preempted-holder-is-reported", preempted_holder),
         ("sleepers-show-where-they-sleep", sleeping_stacks),
         ("long-waits-and-holds-have-stacks", long_ones),
         ("lives-are-seen", lives),
@@ -37,7 +49,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
 }];
 
 fn boot(ctx: &Ctx) -> Result<Outcome> {
-    let runs: Vec<String> = KINDS
+    let runs: Vec<String> = plays(ctx)
         .iter()
         .map(|(kind, _)| {
             format!(
@@ -73,7 +85,7 @@ fn runs(e: &Evidence) -> Result<Vec<Run>> {
             events: events.context("the export")?,
         })
     };
-    KINDS.iter().map(run).collect()
+    plays(&e.ctx).iter().map(run).collect()
 }
 
 /// A task that slept, for sure.
@@ -129,14 +141,14 @@ impl Run {
         })
     }
 
-    /// The longest time that a task slept, as the trace has it: its beginning, its wake-up and its end.
-    fn longest<'a>(&'a self, task: &'a Sleeper<'_>) -> Option<(&'a Value, u64)> {
+    /// The longest time that a task slept, or was runnable without a CPU, as the trace has it: its beginning and length.
+    fn longest<'a>(&'a self, task: &'a Sleeper<'_>, slept: bool) -> Option<(&'a Value, u64)> {
         let ends: Vec<u64> = self
             .of(task, "sched_in", "tid")
             .filter_map(|event| event["ts_ns"].as_u64())
             .collect();
         self.of(task, "sched_out", "tid")
-            .filter(|event| event["state"] != 0)
+            .filter(|event| (event["state"] != 0) == slept)
             .filter_map(|event| {
                 let begin = event["ts_ns"].as_u64()?;
                 let end = ends.iter().find(|&&end| end >= begin)?;
@@ -149,7 +161,7 @@ impl Run {
 fn each_sleeper(e: &Evidence) -> Result<()> {
     for run in runs(e)? {
         for task in run.sleepers()? {
-            let (out, length) = run.longest(&task).with_context(|| {
+            let (out, length) = run.longest(&task, true).with_context(|| {
                 format!("{}: {} slept, and no pair of events says so", run.name, task.role)
             })?;
             // They slept for nearly all of their calls.
@@ -178,6 +190,32 @@ fn each_sleeper(e: &Evidence) -> Result<()> {
     Ok(())
 }
 
+fn preempted_holder(e: &Evidence) -> Result<()> {
+    for run in runs(e)? {
+        let holder = &run.truth["holder"];
+        if holder["slept"] == true {
+            continue;
+        }
+        let task = Sleeper {
+            role: "w-holder",
+            tid: holder["tid"].as_u64().context("tid")?,
+            begin: holder["begin_ns"].as_u64().context("begin_ns")?,
+            end: holder["end_ns"].as_u64().context("end_ns")?,
+            shows: &[],
+        };
+        let (_, length) = run
+            .longest(&task, false)
+            .with_context(|| format!("{}: the holder lost its CPU, and no event says so", run.name))?;
+        ensure!(
+            length * 2 > task.end - task.begin,
+            "{}: the holder was without a CPU for {length} ns of {}, it is said",
+            run.name,
+            task.end - task.begin
+        );
+    }
+    Ok(())
+}
+
 fn names(event: &Value) -> Vec<&str> {
     let frames = event["stack"].as_array();
     frames.into_iter().flatten().filter_map(Value::as_str).collect()
@@ -186,7 +224,7 @@ fn names(event: &Value) -> Vec<&str> {
 fn sleeping_stacks(e: &Evidence) -> Result<()> {
     for run in runs(e)? {
         for task in run.sleepers()? {
-            let (out, _) = run.longest(&task).context("see the check before")?;
+            let (out, _) = run.longest(&task, true).context("see the check before")?;
             let stack = names(out);
             ensure!(
                 stack
