@@ -1,5 +1,7 @@
 //! What tasks do beside their locks, on real kernels: who sleeps with a lock or for one is reported, with its stack.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
@@ -53,13 +55,15 @@ fn boot(ctx: &Ctx) -> Result<Outcome> {
         .iter()
         .map(|(kind, _)| {
             format!(
-                "tracer record -o /tmp/{kind}.rec --stacks 1ms -- workload holder --kind {kind} -d 400 --json \
+                "tracer record -o /tmp/{kind}.rec --stacks 1ms -- workload holder --kind {kind} -p 4096 -d 400 --json \
                    > /out/{kind}.json 2> /out/{kind}.err &&
                  tracer export -f jsonl -o /out/{kind}.jsonl /tmp/{kind}.rec"
             )
         })
         .collect();
-    ctx.guest().sh(&runs.join(" &&\n"))
+    let mut guest = ctx.guest();
+    guest.timeout = Duration::from_secs(300);
+    guest.sh(&runs.join(" &&\n"))
 }
 
 /// One run: what the workload says of itself, and the trace.
