@@ -15,7 +15,15 @@ use crate::text::{SitesArgs, Symbols};
 const LIMIT: usize = 1 << 14;
 
 /// Beginnings of the names of what the kernel calls probes through: they are on top of every stack that a probe takes.
-const MACHINERY: &[&str] = &["bpf_", "__bpf_", "__traceiter_", "trace_call_bpf", "kprobe_"];
+const MACHINERY: &[&str] = &[
+    "bpf_",
+    "__bpf_",
+    "__traceiter_",
+    "trace_call_bpf",
+    "kprobe_",
+    "__mmap_lock_trace_",
+    "__mmap_lock_do_trace_",
+];
 
 /// Numbers stacks, and names their frames.
 pub(super) struct Framer {
