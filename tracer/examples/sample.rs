@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
         .next()
         .ok_or_else(|| anyhow::anyhow!("sample FILE [EVENTS]"))?;
     match args.next() {
-        None => scenes::write(Path::new(&file), info()),
+        None => scenes::write(Path::new(&file), &info()),
         Some(count) => {
             let events = stream::stream(count.parse()?);
             let mut writer = create(Path::new(&file), &info())?;

@@ -171,7 +171,7 @@ fn stacks() -> Stacks {
     stacks
 }
 
-pub(crate) fn write(path: &Path, info: SourceInfo) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, info: &SourceInfo) -> anyhow::Result<()> {
     let mut scenes = Scenes {
         events: Vec::new(),
         seqs: [0; 4],
@@ -200,7 +200,7 @@ pub(crate) fn write(path: &Path, info: SourceInfo) -> anyhow::Result<()> {
     scenes.mmap(12, Kind::MmapStart, true);
     scenes.mmap(12, Kind::MmapAcquire, true);
     scenes.mmap(13, Kind::MmapStart, false);
-    let mut writer = create(path, &info)?;
+    let mut writer = create(path, info)?;
     writer.stacks(&stacks())?;
     let mut losses = Losses::default();
     losses.cpus.resize(4, CpuLosses::default());
