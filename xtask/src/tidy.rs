@@ -103,7 +103,7 @@ const IMPURE: &[&str] = &[
 ];
 
 /// The modules of tracer that are pure, and that the pure ones may use.
-const PURE: &[&str] = &["contention", "state", "check", "order", "info"];
+const PURE: &[&str] = &["contention", "state", "check", "order", "info", "stacks"];
 
 fn is_rust(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|e| e == "rs")
