@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
 use super::{
-    accuracy_checks, check_checks, cost_checks, doctor_checks, provoke_checks, sched_checks, tracer_checks,
-    vm_checks, watch_checks,
+    accuracy_checks, check_checks, contention_checks, cost_checks, doctor_checks, provoke_checks,
+    sched_checks, tracer_checks, vm_checks, watch_checks,
 };
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
@@ -202,6 +202,7 @@ fn jobs(only: &str) -> Vec<Job> {
             .chain(cost_checks::SCENARIOS)
             .chain(watch_checks::SCENARIOS)
             .chain(sched_checks::SCENARIOS)
+            .chain(contention_checks::SCENARIOS)
             .chain(accuracy_checks::SCENARIOS)
             .chain(doctor_checks::SCENARIOS)
             .chain(provoke_checks::SCENARIOS)

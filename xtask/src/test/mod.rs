@@ -3,6 +3,7 @@
 mod accuracy_checks;
 mod agreement;
 mod check_checks;
+mod contention_checks;
 mod cost_checks;
 mod doctor_checks;
 mod export_checks;

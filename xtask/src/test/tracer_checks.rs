@@ -48,6 +48,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             ("vmstat-retry", |e| equals_vmstat(e, "vma_lock_retry")),
             ("vmstat-abort", |e| equals_vmstat(e, "vma_lock_abort")),
             ("vmstat-miss", |e| equals_vmstat(e, "vma_lock_miss")),
+            ("vmstat-by-process-and-vma", |e| {
+                super::contention_checks::faults_equal_vmstat(&stats(e)?)
+            }),
             ("lockdep-acquires", lockdep_acquires),
             ("lockdep-releases", lockdep_releases),
             ("own-activity-is-told-apart", own_activity),
