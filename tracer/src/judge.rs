@@ -1,13 +1,14 @@
 //! Judges what we say by what lockdep was told: a recording made with `--truth` has both.
 //!
 //! Acquires and releases of VMA read locks are matched one to one, in order, for each task and VMA ([`pairs`]); what
-//! we say has gone through the engine, so that what it derives is judged, too. At sampled instants the locks that
+//! we say has gone through the engine, so that what it derives is judged, too. At every instant the locks that
 //! the engine believes held are compared with lockdep's ([`held`]). Pure and streaming: what is matched is forgotten.
 //!
 //! What cannot be judged is counted, never dropped: what was held when the recording began, what it cut off at its
 //! end, and what a gap tore apart.
 
 mod command;
+mod episode;
 mod held;
 mod pairs;
 mod places;
@@ -22,10 +23,11 @@ use rustc_hash::FxHashMap;
 use tracer_common::wire::{Event, Kind, Provenance};
 
 use crate::info::SourceInfo;
-use crate::state::{Engine, Meta};
+use crate::state::{Engine, Meta, Note};
 pub use command::{JudgeArgs, run};
+use episode::Explains;
 pub use held::Compared;
-use held::{Held, Verdict};
+use held::Held;
 use pairs::{Interval, Ours, Pair, Step, Truth};
 pub use report::{Part, Report};
 use spread::Spread;
@@ -92,10 +94,30 @@ struct Tally {
     torn: u64,
 }
 
+/// How many events of a task there were, so that it can be told whether it did anything between two of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Order {
+    all: u64,
+    /// Without those that give back an `mmap_lock`: functions that take a VMA's lock under it do that before they return,
+    /// and some acquires are seen only then.
+    but_mmap_release: u64,
+}
+
+impl Order {
+    fn count(&mut self, event: &Event) {
+        self.all += 1;
+        let is_mmap_release =
+            event.kind == Kind::MmapRelease || event.kind == Kind::LockdepRelease && event.vma().is_none();
+        self.but_mmap_release += u64::from(!is_mmap_release);
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct TaskState {
     /// lockdep's events of it since all was known last.
     truths: u32,
+    /// Its events about locks and faults so far, of both sides.
+    order: Order,
     last_ns: u64,
 }
 
@@ -113,15 +135,18 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// For a stream that `info` tells about, cut into `parts`, and looked at after every so many events of lockdep.
-    pub fn new(info: &SourceInfo, parts: Vec<Part>, sample_every: u64) -> Self {
+    /// For a stream that `info` tells about, cut into `parts`.
+    pub fn new(info: &SourceInfo, parts: Vec<Part>) -> Self {
+        let mut engine = Engine::new(info);
+        // They name every task whose holds end.
+        engine.keep_notes();
         Self {
-            engine: Engine::new(info),
+            engine,
             pairs: FxHashMap::default(),
             tasks: FxHashMap::default(),
             tallies: vec![Tally::default(); parts.len() + 1],
             parts,
-            held: Held::new(sample_every),
+            held: Held::new(),
             gaps: 0,
             done: Vec::new(),
         }
@@ -129,58 +154,64 @@ impl Judge {
 
     /// Takes the next event in the order of time.
     pub fn event(&mut self, event: &Event) {
+        if event.kind == Kind::Gap {
+            self.engine.apply(event, &mut |_, _| {});
+            self.gap();
+            return;
+        }
+        self.held
+            .advance(event.header.ts_ns, &self.engine, &mut self.pairs);
+        let task = self.tasks.entry(event.header.tid).or_default();
+        if !beside_locks(event.kind) {
+            task.order.count(event);
+        }
+        let order = task.order;
         match event.kind {
-            Kind::Gap => {
-                self.gap();
-                self.engine.apply(event, &mut |_, _| {});
-            }
-            Kind::LockdepAcquire | Kind::LockdepRelease => self.truth(event),
-            _ => self.ours(event),
+            Kind::LockdepAcquire | Kind::LockdepRelease => self.truth(event, order),
+            _ => self.ours(event, order),
         }
     }
 
     /// Events are missing that left no hole in the numbering.
     pub fn forget(&mut self) {
-        self.gap();
         self.engine.forget();
+        self.gap();
     }
 
     fn gap(&mut self) {
         self.gaps += 1;
+        self.held.forget(&self.engine, &mut self.pairs);
         for (_, pair) in self.pairs.drain() {
             for interval in pair.open() {
                 let part = part_of(&self.parts, interval.last_ns());
                 self.tallies[part].torn += 1;
-                self.held.settle(&interval.samples, Verdict::Torn);
             }
         }
-        self.held.forget();
         self.tasks.clear();
     }
 
-    fn truth(&mut self, event: &Event) {
+    fn truth(&mut self, event: &Event, order: Order) {
         let tid = event.header.tid;
         let task = self.tasks.entry(tid).or_default();
         let may_be_old = task.truths < FIRST_EVENTS;
         task.truths += 1;
         task.last_ns = event.header.ts_ns;
-        if let Some(vma) = event.vma() {
-            self.truth_of_vma((tid, vma), event, may_be_old);
-        } else if let Some(mm) = event.mm() {
-            self.held.truth_of_mm(tid, mm, event);
-        }
-        let Self {
-            held, engine, pairs, ..
-        } = self;
-        held.sample(engine, pairs, event.header.ts_ns);
-    }
-
-    fn truth_of_vma(&mut self, key: Key, event: &Event, may_be_old: bool) {
         let truth = Truth {
             ts_ns: event.header.ts_ns,
             code: event.lockdep_code().unwrap_or(0),
             undisturbed_ns: event.undisturbed_ns().unwrap_or(0),
+            is_end: event.kind == Kind::LockdepRelease,
+            order,
         };
+        if let Some(vma) = event.vma() {
+            self.truth_of_vma((tid, vma), event, truth, may_be_old);
+        } else if let Some(mm) = event.mm() {
+            self.held.truth_of_mm(tid, mm, event, truth);
+        }
+    }
+
+    fn truth_of_vma(&mut self, key: Key, event: &Event, truth: Truth, may_be_old: bool) {
+        self.held.touch_vma(key);
         let tally = &mut self.tallies[part_of(&self.parts, truth.ts_ns)];
         let pair = self.pairs.entry(key).or_default();
         if event.kind == Kind::LockdepRelease {
@@ -198,28 +229,37 @@ impl Judge {
         self.settle_done(key);
     }
 
-    fn ours(&mut self, event: &Event) {
+    fn ours(&mut self, event: &Event, order: Order) {
         let mut said: Vec<(Event, Meta)> = Vec::new();
         self.engine
             .apply(event, &mut |event, meta| said.push((*event, *meta)));
+        self.held.touch_task(event.header.tid, &self.engine);
+        for note in self.engine.notes() {
+            if let Note::Span(span) = note
+                && span.who.tid != event.header.tid
+            {
+                self.held.touch_task(span.who.tid, &self.engine);
+            }
+        }
         for (event, meta) in &said {
             let tid = event.header.tid;
             self.tasks.entry(tid).or_default().last_ns = event.header.ts_ns;
+            let ours = Ours {
+                ts_ns: event.header.ts_ns,
+                site: event.header.site,
+                provenance: meta.provenance,
+                bound_ns: meta.bound_ns,
+                order,
+            };
             match (event.vma(), event.mm()) {
-                (Some(vma), _) => self.ours_of_vma((tid, vma), event, meta),
-                (None, Some(mm)) => self.held.ours_of_mm(tid, mm, event),
+                (Some(vma), _) => self.ours_of_vma((tid, vma), event, ours),
+                (None, Some(mm)) => self.held.ours_of_mm(tid, mm, event.kind, ours),
                 _ => {}
             }
         }
     }
 
-    fn ours_of_vma(&mut self, key: Key, event: &Event, meta: &Meta) {
-        let ours = Ours {
-            ts_ns: event.header.ts_ns,
-            site: event.header.site,
-            provenance: meta.provenance,
-            bound_ns: meta.bound_ns,
-        };
+    fn ours_of_vma(&mut self, key: Key, event: &Event, ours: Ours) {
         if !matches!(
             event.kind,
             Kind::VmaReadAcquire | Kind::VmaReadRelease | Kind::VmaReadTemporary
@@ -267,12 +307,12 @@ impl Judge {
         } else if let (Some(truth), Some(ours)) = end {
             tally.bounds.book(truth, ours);
         }
-        let verdict = Verdict::of(interval, last);
-        self.held.settle(&interval.samples, verdict);
+        self.held.settle(&interval.samples, &Explains::by(interval, last));
     }
 
     /// Ends the stream.
     fn finish(&mut self) {
+        self.held.finish(&self.engine, &mut self.pairs);
         let pairs = core::mem::take(&mut self.pairs);
         for ((tid, _), pair) in pairs {
             let last_ns = self.tasks.get(&tid).map_or(0, |task| task.last_ns);
@@ -280,8 +320,13 @@ impl Judge {
                 self.settle(&interval, interval.last_ns() >= last_ns);
             }
         }
-        self.held.finish();
+        self.held.finish_open();
     }
+}
+
+/// Whether events of a kind tell of no lock and no fault: they may come between any two others.
+fn beside_locks(kind: Kind) -> bool {
+    (Kind::TaskFork as u8..=Kind::Stack as u8).contains(&(kind as u8))
 }
 
 /// Parts are few, and mostly it is the last one that began.

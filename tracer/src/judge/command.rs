@@ -28,9 +28,6 @@ pub struct JudgeArgs {
     /// Where parts begin: lines with a time in nanoseconds and a name.
     #[arg(long, value_name = "FILE")]
     pub parts: Option<PathBuf>,
-    /// Look at what is held after every so many events of lockdep.
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub sample_every: u64,
 }
 
 struct Bench {
@@ -72,7 +69,7 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<bool> {
         args.file.display()
     );
     let mut bench = Bench {
-        judge: Judge::new(&info, parts, args.sample_every),
+        judge: Judge::new(&info, parts),
         missed: 0,
     };
     let outcome = pipeline::run(&mut replay, &mut Stop::new(None)?, &mut bench)?;

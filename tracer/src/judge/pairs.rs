@@ -6,6 +6,8 @@
 
 use tracer_common::wire::Provenance;
 
+use super::Order;
+
 /// One of our events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ours {
@@ -13,6 +15,8 @@ pub(super) struct Ours {
     pub site: u32,
     pub provenance: Provenance,
     pub bound_ns: Option<u64>,
+    /// The task's events until then.
+    pub order: Order,
 }
 
 /// One of lockdep's.
@@ -23,6 +27,10 @@ pub(super) struct Truth {
     pub code: u64,
     /// For how long nothing else had run there.
     pub undisturbed_ns: u64,
+    /// It is given back; only then is the time before known.
+    pub is_end: bool,
+    /// The task's events until then.
+    pub order: Order,
 }
 
 /// One time that the lock was held.
@@ -36,7 +44,7 @@ pub(super) struct Interval {
     pub temporary: bool,
     /// It was held when the recording, or what is known, began.
     pub before: bool,
-    /// Samples that found the two sides to differ about it.
+    /// Differences that began while it was the newest.
     pub samples: Vec<u32>,
 }
 

@@ -72,7 +72,7 @@ fn info() -> SourceInfo {
 
 fn judge_in_parts(events: &[Event], parts: Vec<Part>) -> Report {
     let info = info();
-    let mut judge = Judge::new(&info, parts, 1);
+    let mut judge = Judge::new(&info, parts);
     for event in events {
         judge.event(event);
     }
@@ -308,7 +308,7 @@ fn derived_ends_are_held_to_their_bound() {
     let mut info = info();
     info.sites[32].provenance = "derived".to_owned();
     info.sites[32].bound_ns = Some(10);
-    let mut judge = Judge::new(&info, Vec::new(), 1);
+    let mut judge = Judge::new(&info, Vec::new());
     // Within it; beyond it, with and without a disturbance in between.
     for (at, late, undisturbed) in [(100, 8, 1000), (200, 50, 20), (300, 50, 1000)] {
         for (at, is) in [
@@ -385,7 +385,7 @@ fn mmap_locks_are_compared_as_held_or_awaited() {
     };
     let mut events: Vec<Event> = (0..4).flat_map(|n| round(n * 100)).collect();
     let good = judge_in_parts(&events, Vec::new());
-    assert_eq!((good.mmap_held.different, good.mmap_held.instants), (0, 8));
+    assert_eq!((good.mmap_held.different, good.mmap_held.instants), (0, 20));
     // This one is ended by code that never releases the lock: nobody took it.
     let end = |ts_ns, code| {
         let mut event = mm(ts_ns, Kind::LockdepRelease);
@@ -400,4 +400,114 @@ fn mmap_locks_are_compared_as_held_or_awaited() {
     let bad = judge_in_parts(&events, Vec::new());
     assert_eq!(bad.mmap_held.different, 1, "{}", bad.text());
     assert!(!bad.exact);
+}
+
+/// A release that we tell of long before lockdep does.
+fn released_early(meanwhile: &[(u64, Is)]) -> Report {
+    let mut events = vec![
+        event(10, 7, VMA, Read),
+        event(12, 7, VMA, Acquire),
+        event(20, 7, VMA, Release),
+    ];
+    events.extend(meanwhile.iter().map(|&(at, is)| event(at, 7, OTHER, is)));
+    events.extend([event(500, 7, VMA, Gone(1000)), event(600, 7, VMA, Read)]);
+    events.extend([
+        event(601, 7, VMA, Acquire),
+        event(610, 7, VMA, Gone(100)),
+        event(611, 7, VMA, Release),
+    ]);
+    judge_in_parts(&events, Vec::new())
+}
+
+#[test]
+fn a_transition_is_one_only_while_the_task_does_nothing_else() {
+    let report = released_early(&[]);
+    assert!(report.exact, "{}", report.text());
+    assert_eq!(report.vma_held.longest_transition_ns, 480);
+    let report = released_early(&[(100, Read), (102, Acquire), (110, Gone(100)), (113, Release)]);
+    assert_eq!(report.total.releases.missed + report.total.releases.invented, 0);
+    // At 20, 100, 102, 110 and 113.
+    assert_eq!((report.vma_held.beyond, report.vma_held.different), (5, 0));
+    assert!(
+        !report.exact && report.text().contains("480 ns apart"),
+        "{}",
+        report.text()
+    );
+}
+
+#[test]
+fn what_others_do_is_no_word_of_the_task() {
+    let mut events = vec![event(10, 7, VMA, Read)];
+    for at in 11..15 {
+        events.push(event(at, 8, OTHER, Temporary));
+    }
+    events.extend([
+        event(20, 7, VMA, Acquire),
+        event(30, 7, VMA, Gone(9)),
+        event(31, 7, VMA, Release),
+    ]);
+    let report = judge_in_parts(&events, Vec::new());
+    assert_eq!((report.vma_held.beyond, report.vma_held.different), (0, 0));
+    // At 10 to 14, and at 30.
+    assert_eq!(report.vma_held.in_transition, 6, "{}", report.text());
+    assert_eq!(report.vma_held.instants, 8);
+}
+
+#[test]
+fn instants_are_distinct_times() {
+    let report = judge(&[(10, Read), (10, Acquire), (20, Gone(100)), (20, Release)]);
+    let held = &report.vma_held;
+    assert_eq!((held.instants, held.changed, held.equal, held.held), (2, 2, 2, 1));
+    assert_eq!(held.audits, 1);
+}
+
+#[test]
+fn a_difference_that_no_start_and_no_end_explains_is_one() {
+    // By our word the lock was given back and taken again in the middle, which nobody told lockdep.
+    let report = judge(&[
+        (10, Read),
+        (12, Acquire),
+        (20, Release),
+        (40, Acquire),
+        (60, Gone(100)),
+        (63, Release),
+    ]);
+    assert!(
+        report.vma_held.beyond + report.vma_held.different > 0,
+        "{}",
+        report.text()
+    );
+    assert!(!report.exact);
+}
+
+#[test]
+fn a_lock_taken_under_the_mmap_lock_may_outlast_it() {
+    let mm = |ts_ns: u64, kind: Kind| {
+        let mut event = event(ts_ns, 7, 0, Acquire);
+        (event.kind, event.header.flags) = (kind, flag::MM);
+        event.body.arg = 0;
+        event
+    };
+    let around = |inside: [Event; 2]| {
+        let mut events = vec![
+            mm(1, Kind::MmapStart),
+            mm(2, Kind::LockdepAcquire),
+            mm(3, Kind::MmapAcquire),
+        ];
+        events.push(event(10, 7, VMA, Read));
+        events.extend(inside);
+        events.push(event(20, 7, VMA, Acquire));
+        events.extend([event(30, 7, VMA, Gone(9)), event(31, 7, VMA, Release)]);
+        judge_in_parts(&events, Vec::new())
+    };
+    let report = around([mm(12, Kind::MmapRelease), mm(13, Kind::LockdepRelease)]);
+    assert_eq!(
+        (report.vma_held.beyond, report.vma_held.different),
+        (0, 0),
+        "{}",
+        report.text()
+    );
+    // It is another matter to take one.
+    let report = around([mm(12, Kind::MmapRelease), mm(13, Kind::MmapStart)]);
+    assert_eq!(report.vma_held.beyond, 3, "{}", report.text());
 }

@@ -25,6 +25,9 @@ pub(crate) const PLANS: [(&str, &str); 2] = [
     ("as-stock", "lockdep,kprobe-notrace"),
 ];
 
+/// At least so many instants are looked at with each plan: with both, a million.
+const INSTANTS: u64 = 500_000;
+
 /// At least so many of a hundred observed counts are explained.
 const CLOSED: f64 = 99.9;
 
@@ -197,9 +200,9 @@ impl Judged {
             both("missed"),
             both("inferred"),
             both("invented"),
-            self.number("/vma_held/different"),
+            self.number("/vma_held/different") + self.number("/vma_held/beyond"),
             thousands(self.number("/vma_held/instants")),
-            self.number("/mmap_held/different"),
+            self.number("/mmap_held/different") + self.number("/mmap_held/beyond"),
             thousands(self.number("/mmap_held/instants")),
         )
     }
@@ -241,12 +244,23 @@ impl Judged {
         Ok(())
     }
 
-    /// Fails unless the same locks are held at all instants.
+    /// Fails unless the same locks are held at all instants, of which there have to be so many, and each difference is
+    /// explained.
     pub(crate) fn held(&self) -> Result<()> {
         for what in ["vma_held", "mmap_held"] {
             let held = &self.report[what];
-            ensure!(self.number(&format!("/{what}/instants")) > 100, "{what}: {held}");
-            ensure!(self.number(&format!("/{what}/different")) == 0, "{what}: {held}");
+            let of = |field: &str| self.number(&format!("/{what}/{field}"));
+            ensure!(
+                of("instants") >= INSTANTS,
+                "{what}: fewer than {INSTANTS} instants: {held}"
+            );
+            let settled = of("equal") + of("in_transition") + of("torn");
+            ensure!(of("beyond") + of("different") == 0, "{what}: {held}");
+            ensure!(settled == of("instants"), "{what}: instants are missing: {held}");
+            ensure!(
+                of("torn") * 1000 <= of("instants"),
+                "{what}: too many cannot be judged: {held}"
+            );
         }
         Ok(())
     }
@@ -454,7 +468,7 @@ mod tests {
             "truth": 2000, "matched": 2000 - missed, "missed": missed, "inferred": 0, "invented": invented,
             "percent": (2000 - missed) as f64 / 20.0, "missed_at": {"proc_get_vma+0x10": missed},
         });
-        let held = json!({"instants": 200, "different": 0});
+        let held = json!({"instants": 500_200, "equal": 500_100, "in_transition": 100, "torn": 0, "beyond": 0, "different": 0});
         Judged {
             report: json!({
                 "total": {"name": "total", "acquires": side, "releases": side, "odd": 0},
@@ -476,6 +490,16 @@ mod tests {
         );
         assert!(judged(0, 1).matched().is_err());
         assert!(judged(0, 0).held().is_ok());
+        for (field, value) in [
+            ("instants", 499_999),
+            ("beyond", 1),
+            ("different", 1),
+            ("equal", 500_000),
+        ] {
+            let mut other = judged(0, 0);
+            other.report["mmap_held"][field] = json!(value);
+            assert!(other.held().is_err(), "{field}");
+        }
     }
 
     #[test]
