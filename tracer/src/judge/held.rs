@@ -196,7 +196,9 @@ impl Samples {
 
     /// Counts the instants of which all is known.
     fn close_instants(&mut self) {
-        while let Some(open) = self.open.pop_front_if(|open| open.waiting == 0) {
+        while self.open.front().is_some_and(|open| open.waiting == 0)
+            && let Some(open) = self.open.pop_front()
+        {
             let found = &mut self.found;
             match open.verdict {
                 Verdict::Equal => found.equal += 1,
