@@ -754,7 +754,7 @@ impl Engine {
 
 /// Whether events of a kind tell of a task, and of no lock.
 #[inline]
-fn is_beside_locks(kind: Kind) -> bool {
+pub(crate) fn is_beside_locks(kind: Kind) -> bool {
     (Kind::TaskFork as u8..=Kind::Stack as u8).contains(&(kind as u8))
 }
 

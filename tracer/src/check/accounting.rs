@@ -32,7 +32,7 @@ use tracer_common::wire::{Event, Kind, Provenance, fault};
 use super::holders::Holders;
 use super::violation::{Violation, ViolationKind};
 use crate::info::{Family, SourceInfo};
-use crate::state::{Engine, Meta, Start, VmaEntry};
+use crate::state::{Engine, Meta, Start, VmaEntry, is_beside_locks};
 use pending::{Demand, Pending, Wait};
 pub(super) use tables::Change;
 use tables::Tables;
@@ -246,6 +246,10 @@ impl Accounting {
     pub(super) fn place(&mut self, engine: &Engine, event: &Event, ended: Option<Start>) -> Option<Place> {
         if event.kind == Kind::Gap {
             self.gap(event.body.vm_start);
+            return None;
+        }
+        if is_beside_locks(event.kind) {
+            // It may come between an event and what that event tells of: the task has not done it by then.
             return None;
         }
         let task = engine.current_task();
