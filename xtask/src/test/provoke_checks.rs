@@ -121,7 +121,9 @@ fn states_are_reached(e: &Evidence) -> Result<()> {
     e.succeeded()?;
     let report = json(e, "provoke.json")?;
     let rows = report["seen"]["refcnt"].as_array().context("no states")?;
-    for class in ["0", "1", "2..F-1", "F+1", ">=F+2"] {
+    // Up to 6.19 a writer is seen only before it sets its flag and after it took it back: F + 1 shows by chance there.
+    let inside = if e.ctx.name.starts_with("6.") { "1" } else { "F+1" };
+    for class in ["0", "1", "2..F-1", inside, ">=F+2"] {
         let seen: u64 = rows
             .iter()
             .filter(|row| row["class"] == class)

@@ -211,7 +211,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 all_events(e, "pid.rec", |event| event.pid == pid)
             }),
             ("by-name", |e| {
-                all_events(e, "comm.rec", |event| event.comm == "w-writer")
+                // A wake-up is its waker's event, and told of whoever was asked for.
+                all_events(e, "comm.rec", |event| {
+                    event.comm == "w-writer" || event.kind == "sched_wake"
+                })
             }),
             ("by-kind", |e| {
                 all_events(e, "only.rec", |event| {
@@ -220,7 +223,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             }),
             ("by-thread", |e| {
                 let tid: u64 = e.out_text("tid")?.trim().parse().context("the thread's number")?;
-                all_events(e, "tid.rec", |event| event.tid == tid)
+                all_events(e, "tid.rec", |event| {
+                    event.tid == tid || event.kind == "sched_wake"
+                })
             }),
         ],
     },
