@@ -121,8 +121,9 @@ impl Run {
                 })
             })
             .collect::<Result<_>>()?;
+        // Both writers do in each play. The fault need not: up to 6.17 a reader holds no VMA, but the mmap_lock.
         ensure!(
-            sleepers.len() >= 3,
+            sleepers.len() >= 2,
             "{}: too few slept for this to say anything: {}",
             self.name,
             self.truth
