@@ -211,9 +211,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 all_events(e, "pid.rec", |event| event.pid == pid)
             }),
             ("by-name", |e| {
-                // A wake-up is its waker's event, and told of whoever was asked for.
+                let of_name = |event: &Event| event.comm == "w-writer";
+                let all = events(e, "comm.rec")?;
+                // A wake-up is its waker's event, and is told of whoever was asked for.
                 all_events(e, "comm.rec", |event| {
-                    event.comm == "w-writer" || event.kind == "sched_wake"
+                    of_name(event)
+                        || event.kind == "sched_wake"
+                            && all.iter().any(|one| of_name(one) && one.tid == event.other_tid)
                 })
             }),
             ("by-kind", |e| {
@@ -224,7 +228,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             ("by-thread", |e| {
                 let tid: u64 = e.out_text("tid")?.trim().parse().context("the thread's number")?;
                 all_events(e, "tid.rec", |event| {
-                    event.tid == tid || event.kind == "sched_wake"
+                    event.tid == tid || event.kind == "sched_wake" && event.other_tid == tid
                 })
             }),
         ],
@@ -355,6 +359,7 @@ struct Event {
     ts_ns: u64,
     pid: u64,
     tid: u64,
+    other_tid: u64,
     comm: String,
     kind: String,
     write: bool,
@@ -383,6 +388,7 @@ fn events(e: &Evidence, recording: &str) -> Result<Vec<Event>> {
             ts_ns: number("ts_ns"),
             pid: number("pid"),
             tid: number("tid"),
+            other_tid: number("other_tid"),
             comm: line["comm"].as_str().unwrap_or_default().to_owned(),
             kind: line["kind"]
                 .as_str()
