@@ -162,13 +162,13 @@ impl<W: Write> Page<'_, W> {
             return Ok(());
         }
         self.heading(&format!(
-            "{title:<26}{:<7}{:>8}{:>9}{:>8}{:>8}{:>7}{:>7}",
+            "{title:<26}{:<7}{:>7}{:>9}{:>8}{:>8}{:>7} {:>7}",
             "", "count", "total", "99 %", "longest", "waited", "caused"
         ))?;
         for (label, lock, times) in lines.iter().take(most) {
             writeln!(
                 self.out,
-                "{:<26}{:<7}{:>8}{:>9}{:>8}{:>8}{:>7}{:>7}",
+                "{:<26}{:<7}{:>7}{:>9}{:>8}{:>8}{:>7} {:>7}",
                 fit(label, 25),
                 short(lock),
                 count(times.count),
