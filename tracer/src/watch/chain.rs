@@ -3,21 +3,26 @@
 //! The time of a change is taken some hundred nanoseconds after it, on the CPU that made it. When two CPUs change
 //! the value at nearly the same time, their times may stand the wrong way round. The values do not: each change
 //! knows what it found and what it left, so the order is right when each finds what the one before left. This is a
-//! search for such an order, which keeps to the times where the values leave a choice, and to the order of each
-//! CPU always.
+//! search for such an order, which keeps to the times where the values leave a choice, and always to the order of
+//! each CPU and of each task: a task that moves to another CPU has taken the time of its change before.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Changes of two CPUs whose times are this close may have happened in either order, in nanoseconds.
 pub const JITTER_NS: u64 = 10_000;
+/// How long changes wait for one without which they make no chain, in nanoseconds: the CPU that made it may stand
+/// still before it could tell (of a virtual machine, for a good part of a second).
+pub const PATIENCE_NS: u64 = 1_000_000_000;
 /// Steps of the search for each change before it is given up.
-const STEPS: usize = 64;
+const STEPS: usize = 256;
 
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// The CPU that made it.
     pub cpu: u32,
+    /// The task that made it.
+    pub tid: u32,
     /// When, in nanoseconds, a little late.
     pub ts_ns: u64,
     /// The value that it found; none: the instruction does not tell (a store).
@@ -87,12 +92,17 @@ impl<T> Chain<T> {
     }
 
     /// Hands out, in order, all changes up to a time before which no more will be pushed; also later ones
-    /// if the order wants them before.
+    /// if the order wants them before. Where they make no chain, they are kept for [`PATIENCE_NS`].
     pub fn advance(&mut self, ripe_ns: u64, out: &mut impl FnMut(Linked<T>)) {
         if let Some(order) = self.search(ripe_ns) {
             for cpu in order {
                 self.take(cpu, out);
             }
+            return;
+        }
+        let firsts = self.queues.values().filter_map(VecDeque::front);
+        let oldest = firsts.map(|(link, _)| link.ts_ns).min();
+        if ripe_ns != u64::MAX && oldest.is_some_and(|oldest| ripe_ns < oldest.saturating_add(PATIENCE_NS)) {
             return;
         }
         // There is no such order: something was not seen. What fits goes first, else what came first.
@@ -112,7 +122,7 @@ impl<T> Chain<T> {
                 .values()
                 .filter_map(VecDeque::front)
                 .map(|(link, _)| link)
-                .filter(|link| wanted(link))
+                .filter(|link| wanted(link) && self.turn(link))
         };
         let earliest = firsts()
             .filter(|link| Self::fits(self.value, link))
@@ -138,12 +148,27 @@ impl<T> Chain<T> {
         out(Linked { link, place, with });
     }
 
+    /// Whether a change is the next one of its task.
+    fn turn(&self, link: &Link) -> bool {
+        let others = self.queues.iter().filter(|(cpu, _)| **cpu != link.cpu);
+        !others
+            .flat_map(|(_, queue)| {
+                queue
+                    .iter()
+                    .map(|(other, _)| other)
+                    .take_while(|other| other.ts_ns < link.ts_ns)
+            })
+            .any(|other| other.tid == link.tid)
+    }
+
     /// Whether another CPU's next change would have fitted as well.
     fn rival(&self, taken: &Link) -> bool {
         let firsts = self.queues.values().filter_map(VecDeque::front);
         firsts
-            .filter(|(link, _)| link.cpu != taken.cpu && Self::fits(self.value, link))
-            .any(|(link, _)| link.ts_ns.abs_diff(taken.ts_ns) < JITTER_NS)
+            .map(|(link, _)| link)
+            .filter(|link| link.cpu != taken.cpu && link.tid != taken.tid)
+            .filter(|link| link.ts_ns.abs_diff(taken.ts_ns) < JITTER_NS)
+            .any(|link| Self::fits(self.value, link) && self.turn(link))
     }
 
     /// An order of CPUs, in which all changes up to a time, and perhaps some later ones, make a chain.
@@ -159,6 +184,7 @@ impl<T> Chain<T> {
                 .rposition(|link| link.ts_ns <= ripe_ns)
                 .map_or(0, |at| at + 1)
         };
+        let before = predecessors(&queues);
         let goal: Vec<usize> = queues.iter().map(|(_, links)| ripe(links)).collect();
         let mut left: usize = goal.iter().sum();
         let mut budget = left.saturating_mul(STEPS) + STEPS;
@@ -168,15 +194,15 @@ impl<T> Chain<T> {
         // What was taken, the value before, and how many of the choices there had been tried.
         let mut path: Vec<(usize, Option<u64>)> = Vec::new();
         let mut skip = 0;
+        let may = |queue: usize, at: &[usize], value: Option<u64>| {
+            let link = queues[queue].1.get(at[queue])?;
+            let turn = before[queue][at[queue]].is_none_or(|(other, index)| at[other] > index);
+            (turn && Self::fits(value, link)).then_some(link.ts_ns)
+        };
         while left > 0 {
             budget = budget.checked_sub(1)?;
             let mut choices: Vec<usize> = (0..queues.len())
-                .filter(|&queue| {
-                    queues[queue]
-                        .1
-                        .get(at[queue])
-                        .is_some_and(|link| Self::fits(value, link))
-                })
+                .filter(|&queue| may(queue, &at, value).is_some())
                 .collect();
             choices.sort_by_key(|&queue| queues[queue].1[at[queue]].ts_ns);
             let choice = choices.get(skip).copied();
@@ -193,23 +219,40 @@ impl<T> Chain<T> {
                 continue;
             }
             dead.insert(at.clone());
-            let (queue, before) = path.pop()?;
+            let (queue, found) = path.pop()?;
             at[queue] -= 1;
             left += usize::from(at[queue] < goal[queue]);
-            value = before;
+            value = found;
             // Its successor among the choices there is tried next.
             let time = queues[queue].1[at[queue]].ts_ns;
             skip = (0..queues.len())
-                .filter(|&other| {
-                    queues[other]
-                        .1
-                        .get(at[other])
-                        .is_some_and(|link| Self::fits(value, link) && (link.ts_ns, other) <= (time, queue))
-                })
+                .filter(|&other| may(other, &at, value).is_some_and(|ts_ns| (ts_ns, other) <= (time, queue)))
                 .count();
         }
         Some(path.iter().map(|&(queue, _)| queues[queue].0).collect())
     }
+}
+
+/// For each change, where the one before it of the same task stands, if that is in another CPU's queue.
+fn predecessors(queues: &[(u32, Vec<Link>)]) -> Vec<Vec<Option<(usize, usize)>>> {
+    let mut all: Vec<(u64, usize, usize)> = Vec::new();
+    for (queue, (_, links)) in queues.iter().enumerate() {
+        all.extend(
+            links
+                .iter()
+                .enumerate()
+                .map(|(index, link)| (link.ts_ns, queue, index)),
+        );
+    }
+    all.sort_unstable();
+    let mut before: Vec<Vec<Option<(usize, usize)>>> =
+        queues.iter().map(|(_, links)| vec![None; links.len()]).collect();
+    let mut last: HashMap<u32, (usize, usize)> = HashMap::new();
+    for (_, queue, index) in all {
+        let previous = last.insert(queues[queue].1[index].tid, (queue, index));
+        before[queue][index] = previous.filter(|(other, _)| *other != queue);
+    }
+    before
 }
 
 #[cfg(test)]
@@ -221,6 +264,7 @@ mod tests {
         for &(cpu, ts_ns, old, new) in links {
             let link = Link {
                 cpu,
+                tid: cpu + 100,
                 ts_ns,
                 old: Some(old),
                 new,
@@ -293,6 +337,65 @@ mod tests {
     }
 
     #[test]
+    fn what_makes_no_chain_waits_for_a_cpu_that_stands_still() {
+        let link = |cpu, ts_ns, old, new| Link {
+            cpu,
+            tid: cpu,
+            ts_ns,
+            old: Some(old),
+            new,
+        };
+        let mut chain = Chain::new(Some(1));
+        let mut out = Vec::new();
+        chain.push(link(0, 100, 2, 3), ());
+        chain.advance(500, &mut |linked| out.push(linked.place));
+        assert_eq!(out, []);
+        // It told of its change a tenth of a second later.
+        chain.push(link(1, 100_000_000, 1, 2), ());
+        chain.advance(150_000_000, &mut |linked| out.push(linked.place));
+        assert_eq!(out, [Place::Exact, Place::Exact]);
+        // A change that never comes is a hole.
+        chain.push(link(0, 200_000_000, 7, 8), ());
+        chain.advance(200_000_100 + PATIENCE_NS, &mut |linked| out.push(linked.place));
+        assert_eq!(out[2], Place::Broken);
+    }
+
+    #[test]
+    fn a_task_that_moves_keeps_its_order_and_is_no_rival_of_itself() {
+        let link = |cpu, tid, ts_ns, old, new| Link {
+            cpu,
+            tid,
+            ts_ns,
+            old: Some(old),
+            new,
+        };
+        let mut chain = Chain::new(Some(1));
+        // Task 7 takes the lock on CPU 0, gives it back on CPU 1 and takes it there again; all in 3 µs.
+        for change in [
+            link(0, 7, 1_000, 1, 2),
+            link(1, 7, 2_000, 2, 1),
+            link(1, 7, 3_000, 1, 2),
+        ] {
+            chain.push(change, ());
+        }
+        // Task 8 looked at its clock late: by the times alone it came after what task 7 did on CPU 1.
+        chain.push(link(2, 8, 2_500, 2, 3), ());
+        chain.push(link(2, 8, 2_600, 3, 2), ());
+        let mut out = Vec::new();
+        chain.advance(u64::MAX, &mut |linked| {
+            out.push((linked.link.tid, linked.link.ts_ns, linked.place))
+        });
+        assert_eq!(out[0], (7, 1_000, Place::Exact));
+        let of_7: Vec<u64> = out
+            .iter()
+            .filter(|change| change.0 == 7)
+            .map(|change| change.1)
+            .collect();
+        assert_eq!(of_7, [1_000, 2_000, 3_000]);
+        assert!(out.iter().all(|change| change.2 != Place::Broken));
+    }
+
+    #[test]
     fn what_is_not_ripe_waits_unless_it_belongs_before() {
         let links = [(0, 100, 1, 2), (0, 900, 2, 1)];
         assert_eq!(run(Some(1), &links, 500).len(), 1);
@@ -306,6 +409,7 @@ mod tests {
         for (ts_ns, new) in [(100, 7), (200, 9)] {
             let link = Link {
                 cpu: 0,
+                tid: 100,
                 ts_ns,
                 old: None,
                 new,

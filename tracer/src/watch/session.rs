@@ -330,6 +330,7 @@ impl Session {
             .collect();
         let link = Link {
             cpu: event.cpu,
+            tid: event.tid,
             ts_ns: event.ts_ns,
             old,
             new,
