@@ -158,6 +158,11 @@ pub struct LiveArgs {
     /// of tasks that go to sleep with a lock.
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_stacks)]
     pub stacks: StacksFrom,
+    /// Name the frames of programs in stacks, too. For that, /proc/PID/maps is read once a process, and the kernel takes
+    /// locks of that process meanwhile: its mmap_lock, or those of its VMAs; so --include-self is set. Without it such
+    /// frames are addresses.
+    #[arg(long)]
+    pub user_symbols: bool,
     /// Record what lockdep says beside all else, and take nothing from it: for judging this program.
     #[arg(long, hide = true)]
     pub truth: bool,
@@ -180,6 +185,7 @@ impl LiveArgs {
             without,
             kernel_text,
             stacks,
+            user_symbols,
             truth,
             cmd,
         } = self;
@@ -188,6 +194,7 @@ impl LiveArgs {
             || duration.is_some()
             || *include_self
             || kernel_text.is_some()
+            || *user_symbols
             || *truth
             || *stacks != StacksFrom::default()
             || *buffer != DEFAULT_BUFFER

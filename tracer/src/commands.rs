@@ -371,6 +371,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         tids: Vec::new(),
         comm: None,
         kinds: 0,
+        user_symbols: false,
         log: false,
     };
     let start = Instant::now();

@@ -48,12 +48,18 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
     };
     let options = attach::Options {
         ring_bytes: args.buffer,
-        exclude_pid: if args.include_self { 0 } else { std::process::id() },
+        // What takes locks of the traced processes must not be hidden.
+        exclude_pid: if args.include_self || args.user_symbols {
+            0
+        } else {
+            std::process::id()
+        },
         pids: args.pids.clone(),
         follow: !args.cmd.is_empty(),
         tids: args.tids.clone(),
         comm,
         kinds,
+        user_symbols: args.user_symbols,
         log,
     };
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-pub use chain::{Chain, JITTER_NS, Link, Linked, Place};
+pub use chain::{Chain, JITTER_NS, Link, Linked, PATIENCE_NS, Place};
 
 /// Options of `watch`.
 #[derive(Args, Clone, Debug)]

@@ -40,6 +40,8 @@ pub struct Options {
     pub comm: Option<[u8; 16]>,
     /// Kinds to record, one bit by number.
     pub kinds: u64,
+    /// Name the frames of programs, which takes locks of theirs.
+    pub user_symbols: bool,
     /// Let the programs log.
     pub log: bool,
 }

@@ -147,44 +147,65 @@ fn detach(team: &Team) -> anyhow::Result<()> {
     })
 }
 
-/// A reader is a temporary one if a writer came between its first look at the VMA and its increment. That is a few
-/// instructions; so the readers are interrupted often, wherever they are, by a thread that does nothing else.
+/// A reader is a temporary one if a writer came between its first look at the VMA and its increment, and still holds
+/// the lock after it. Between the two are a few instructions; so the readers run only when nobody else wants their
+/// processor, somebody does every moment, and the writer keeps the VMA locked for most of its time.
 fn temporary_readers(team: &Team) -> anyhow::Result<()> {
-    const REPLACED_EVERY: usize = 4;
-    const INTERRUPTED_EVERY: Duration = Duration::from_micros(50);
-    let area = Area::new(STRIPE * team.threads())?;
+    const REPLACED_EVERY: usize = 8;
+    const BUSY: Duration = Duration::from_micros(150);
+    const REST: Duration = Duration::from_micros(100);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let readers = team.threads().max(4);
+    // One who disturbs for each processor with a reader; the writer has the first one for itself, if there is another.
+    let disturbers = (cpus - 1).clamp(1, readers);
+    let place = |nth: usize| if cpus == 1 { 0 } else { 1 + nth % (cpus - 1) };
+    let pages = STRIPE * team.threads();
+    let area = Area::new(pages)?;
     let interrupts = sys::may_interrupt_all();
-    team.run_with(team.threads().max(4), |index, tally, shift| {
-        let mut rounds = 0_usize;
+    team.run_with(1 + disturbers + readers, |index, tally, shift| {
+        match index {
+            0 => sys::pin(0),
+            _ if index <= disturbers => sys::pin(place(index - 1)),
+            _ => {
+                sys::pin(place(index - 1 - disturbers));
+                sys::be_idle();
+            }
+        }
+        let mut rounds = index;
         while shift.goes_on() {
             rounds = rounds.wrapping_add(1);
-            match index {
-                0 => {
-                    if rounds.is_multiple_of(REPLACED_EVERY) {
-                        area.replace()?;
-                        tally.add(Op::Mmap, 1);
-                    } else {
-                        write_lock_twice(&area, tally)?;
-                    }
-                    // Whoever finds the lock free of writers is needed here: they get a moment, never the same.
-                    for _ in 0..rounds % 7 * 100 {
-                        core::hint::spin_loop();
-                    }
+            if index == 0 {
+                if rounds.is_multiple_of(REPLACED_EVERY) {
+                    area.replace()?;
+                    tally.add(Op::Mmap, 1);
+                } else {
+                    // The kernel locks the VMA first, then looks at every page. Writing is allowed all the time.
+                    area.write_only(rounds.is_multiple_of(2))?;
+                    tally.add(Op::Mprotect, 1);
                 }
-                1 if interrupts => {
+                // Whoever finds the lock free of writers is needed here: they get a moment, never the same.
+                for _ in 0..rounds % 7 * 100 {
+                    core::hint::spin_loop();
+                }
+            } else if index <= disturbers {
+                if interrupts {
                     sys::interrupt_all();
                     tally.add(Op::Barrier, 1);
-                    // Without a rest nobody else would get anywhere.
-                    std::thread::sleep(INTERRUPTED_EVERY);
                 }
-                _ => {
-                    // One page after the other: each drop is a look-up of its own on kernels that have that.
-                    let page = rounds % (STRIPE * team.threads());
-                    area.touch(page);
+                let until = Instant::now() + BUSY;
+                while Instant::now() < until {
+                    core::hint::spin_loop();
+                }
+                std::thread::sleep(REST);
+            } else {
+                // Each drop is a look-up of its own on kernels that have that.
+                let page = rounds * 13 % pages;
+                area.touch(page);
+                if rounds.is_multiple_of(2) {
                     area.advise(page, 1, libc::MADV_DONTNEED)?;
-                    tally.add(Op::Touch, 1);
                     tally.add(Op::DontNeed, 1);
                 }
+                tally.add(Op::Touch, 1);
             }
         }
         Ok(())

@@ -102,6 +102,17 @@ impl Area {
         .map(drop)
     }
 
+    /// Takes the right to read from all of it, or gives it back; to write is allowed all the time.
+    pub(super) fn write_only(&self, only: bool) -> anyhow::Result<()> {
+        let prot = if only { libc::PROT_WRITE } else { WRITABLE };
+        // SAFETY: the range is ours, and is only written to.
+        check(
+            unsafe { libc::mprotect(self.base as *mut _, self.pages * PAGE, prot) },
+            "mprotect",
+        )
+        .map(drop)
+    }
+
     /// Puts a fresh mapping into the place of this one, at once: at no time is nothing mapped there.
     pub(super) fn replace(&self) -> anyhow::Result<()> {
         map(self.base, self.pages * PAGE, ANONYMOUS | libc::MAP_FIXED).map(drop)

@@ -1,7 +1,4 @@
-//! Names for the frames of stacks: the kernel's by its symbols.
-//!
-//! The programs' frames keep their addresses. Names for them would take the process's map, and reading that takes its
-//! `mmap_lock` or the locks of its VMAs, which is what is watched.
+//! Names for the frames of stacks: the kernel's by its symbols, the programs' by their files' when that is asked for.
 
 use std::thread::JoinHandle;
 
@@ -10,6 +7,8 @@ use tracer_common::wire::{Event, Kind};
 
 use crate::stacks::{Frame, Stacks};
 use crate::text::{SitesArgs, Symbols};
+
+use super::user_names::UserNames;
 
 /// Stacks that are kept, so that memory is bounded; more are counted.
 const LIMIT: usize = 1 << 14;
@@ -29,6 +28,8 @@ const MACHINERY: &[&str] = &[
 pub(super) struct Framer {
     pub(super) stacks: Stacks,
     kernel: Kernel,
+    /// Without it, the programs' frames keep their addresses only.
+    user: Option<UserNames>,
     /// Stacks that found no place, for one message.
     refused: u64,
 }
@@ -40,8 +41,8 @@ enum Kernel {
 }
 
 impl Framer {
-    /// `wanted`: stacks will come.
-    pub(super) fn new(wanted: bool) -> Self {
+    /// `wanted`: stacks will come; `user`: programs' frames get names, too.
+    pub(super) fn new(wanted: bool, user: bool) -> Self {
         let read = || {
             let kallsyms = SitesArgs::default().kallsyms;
             Symbols::read(&kallsyms)
@@ -55,6 +56,7 @@ impl Framer {
             } else {
                 Kernel::Read(None)
             },
+            user: (wanted && user).then(UserNames::new),
             refused: 0,
         }
     }
@@ -63,6 +65,12 @@ impl Framer {
     pub(super) fn number(&mut self, event: &mut Event, bytes: &[u8]) {
         // What follows the body is not part of the event any more.
         event.header.len = event.kind.wire_len();
+        if let Some(user) = &mut self.user
+            && matches!(event.kind, Kind::TaskExec | Kind::TaskExit)
+            && event.header.pid == event.header.tid
+        {
+            user.forget(event.header.pid);
+        }
         if !matches!(event.kind, Kind::SchedOut | Kind::Stack) {
             return;
         }
@@ -76,10 +84,16 @@ impl Framer {
             self.refused += 1;
             return;
         }
-        let Self { stacks, kernel, .. } = self;
+        let Self {
+            stacks, kernel, user, ..
+        } = self;
         let number = stacks.number(0, &frames.kernel, |addresses| named(addresses, kernel.symbols()));
         event.body.vma = u64::from(number);
-        let number = stacks.number(event.header.pid, &frames.user, |addresses| named(addresses, None));
+        let pid = event.header.pid;
+        let number = stacks.number(pid, &frames.user, |addresses| match user {
+            Some(names) => names.named(pid, addresses),
+            None => named(addresses, None),
+        });
         event.body.vm_start = u64::from(number);
     }
 }
@@ -188,7 +202,7 @@ mod tests {
         bytes[..MAX_EVENT].copy_from_slice(&start);
         bytes[MAX_EVENT] = 9;
         event.header.len = 480;
-        let mut framer = Framer::new(false);
+        let mut framer = Framer::new(false, false);
         framer.number(&mut event, &bytes);
         assert_eq!((event.stacks(), event.header.len), ((1, 0), 96));
         // The same again.

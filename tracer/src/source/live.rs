@@ -75,7 +75,10 @@ impl Live {
     ) -> anyhow::Result<Self> {
         let mut plan = probe::plan(facts, found, wishes)?;
         // Before our own programs are among the symbols.
-        let framer = Framer::new(wishes.stacks_from_ns.is_some() && options.kinds != 0);
+        let framer = Framer::new(
+            wishes.stacks_from_ns.is_some() && options.kinds != 0,
+            options.user_symbols,
+        );
         let mut attached = attach::attach(&mut plan, facts, loader, options)?;
         let ebpf = &mut attached.ebpf;
         let events = ebpf.take_map("EVENTS").context("the object has no map EVENTS")?;

@@ -383,7 +383,7 @@ mod tests {
         chain.push(link(2, 8, 2_600, 3, 2), ());
         let mut out = Vec::new();
         chain.advance(u64::MAX, &mut |linked| {
-            out.push((linked.link.tid, linked.link.ts_ns, linked.place))
+            out.push((linked.link.tid, linked.link.ts_ns, linked.place));
         });
         assert_eq!(out[0], (7, 1_000, Place::Exact));
         let of_7: Vec<u64> = out

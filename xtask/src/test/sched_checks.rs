@@ -36,19 +36,38 @@ const WAITS: &[&str] = &[
 const LONG_NS: u64 = 1_000_000;
 
 /// Scenarios of scheduler, lifecycle and stacks.
-pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "sleepers",
-    on: On::These(&["6.12", "7.3", "oracle"]),
-    boot,
-    checks: &[
-        ("each-sleeper-is-reported", each_sleeper),
-        ("a-preempted-holder-is-reported", preempted_holder),
-        ("sleepers-show-where-they-sleep", sleeping_stacks),
-        ("long-waits-and-holds-have-stacks", long_ones),
-        ("lives-are-seen", lives),
-        ("kernel-is-content", Evidence::kernel_is_content),
-    ],
-}];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "sleepers",
+        on: On::These(&["6.12", "7.3", "oracle"]),
+        boot,
+        checks: &[
+            ("each-sleeper-is-reported", each_sleeper),
+            ("a-preempted-holder-is-reported", preempted_holder),
+            ("sleepers-show-where-they-sleep", sleeping_stacks),
+            ("long-waits-and-holds-have-stacks", long_ones),
+            ("lives-are-seen", lives),
+            ("kernel-is-content", Evidence::kernel_is_content),
+        ],
+    },
+    Scenario {
+        name: "user-symbols",
+        on: On::These(&["7.3"]),
+        boot: |ctx| {
+            let mut guest = ctx.guest();
+            guest.timeout = Duration::from_secs(180);
+            guest.sh(
+                "tracer record -o /tmp/it.rec --stacks 0 --user-symbols -- workload holder --kind read -p 4096 -d 200 --json \
+                   > /out/it.json 2> /out/it.err &&
+                 tracer export -f jsonl -o /out/it.jsonl /tmp/it.rec",
+            )
+        },
+        checks: &[
+            ("frames-of-programs-have-names", user_names),
+            ("kernel-is-content", Evidence::kernel_is_content),
+        ],
+    },
+];
 
 fn boot(ctx: &Ctx) -> Result<Outcome> {
     let runs: Vec<String> = plays(ctx)
@@ -284,6 +303,41 @@ fn long_ones(e: &Evidence) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// The names are there, and so is what getting them did to the process: it is not hidden.
+fn user_names(e: &Evidence) -> Result<()> {
+    e.succeeded()?;
+    let truth: Value = serde_json::from_str(&e.out_text("it.json")?).context("the workload's report")?;
+    let lines = e.out_text("it.jsonl")?;
+    let events = lines
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<Value>, _>>();
+    let events = events.context("the export")?;
+    let holder = &truth["holder"]["tid"];
+    let user = |event: &Value| -> Vec<String> {
+        let frames = event["user_stack"].as_array().into_iter().flatten();
+        frames.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let stacks: Vec<Vec<String>> = events
+        .iter()
+        .filter(|event| event["comm"] == "w-holder" && !user(event).is_empty())
+        .map(user)
+        .collect();
+    ensure!(!stacks.is_empty(), "no stack of the holder's program ({holder})");
+    // The innermost one is the system call's instruction, in a function of the C library.
+    let named = |stack: &&Vec<String>| stack[0].contains("+0x");
+    let share = stacks.iter().filter(named).count();
+    ensure!(
+        share * 10 >= stacks.len() * 9,
+        "{share} of {} stacks have a name where they are: {:?}",
+        stacks.len(),
+        stacks.first()
+    );
+    let ours = events.iter().filter(|event| event["comm"] == "tracer").count();
+    ensure!(ours > 0, "the locks that were taken for the names are hidden");
     Ok(())
 }
 
