@@ -17,7 +17,7 @@ mod reason;
 pub mod sched;
 mod watch;
 
-pub use decode::{DecodeError, decode};
+pub use decode::{DecodeError, decode, header};
 pub use event::{Event, Provenance};
 pub use kind::{BODY_MMAP, BODY_VMA, Body, Kind};
 pub use lockdep::{CODE_PERIOD, acquire_arg, release_arg};

@@ -3,6 +3,8 @@
 //! Live, replay and sim all hand one [`SourceInfo`] to everything downstream, and a recording
 //! starts with it as JSON. Fields are only added; readers ignore what they do not know.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tracer_common::wire::Provenance;
 
@@ -28,6 +30,18 @@ pub struct SourceInfo {
     pub start_monotonic_ns: u64,
     /// `CLOCK_REALTIME` at the same instant, in nanoseconds since 1970.
     pub start_realtime_ns: u64,
+    /// What is known of these two readings and of the clock on the wall; recordings have more of them later on.
+    pub anchor: Option<Anchor>,
+    /// Which run of the kernel it was: recordings with the same one share `CLOCK_MONOTONIC`. Empty: not known.
+    pub boot_id: String,
+    /// Version of the wire format of the events (`abi` in their headers).
+    pub wire_version: u8,
+    /// Version of the recording's format; 0 for what is no recording.
+    pub format_version: u32,
+    /// What was done to the recording since it was made, such as cutting; the latest last.
+    pub history: Vec<String>,
+    /// The recordings that this one was merged from; empty: it was not merged.
+    pub parts: Vec<PartInfo>,
     /// Filters that ran in the kernel, as the user wrote them; empty: everything was recorded.
     pub filters: Vec<String>,
     /// Whether the tracer's own process was left out in the kernel.
@@ -99,6 +113,53 @@ pub struct KernelInfo {
     pub machine: String,
     /// Which form of the per-VMA lock it has.
     pub family: Family,
+    /// Offsets in bytes, by BTF, of the fields that the probes read; a truth about the layout is 0 or 1.
+    pub layout: BTreeMap<String, u32>,
+}
+
+/// What two clocks said at one instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Anchor {
+    /// `CLOCK_MONOTONIC` in nanoseconds: the clock of all events.
+    pub monotonic_ns: u64,
+    /// `CLOCK_REALTIME` in nanoseconds since 1970.
+    pub realtime_ns: u64,
+    /// How far apart the two readings may be, in nanoseconds.
+    pub read_error_ns: u64,
+    /// How far the clock on the wall may be from true time, in nanoseconds, by the kernel's own account
+    /// (`adjtimex`, `maxerror`); `None`: nothing keeps it in step, or the kernel does not tell.
+    pub realtime_error_ns: Option<u64>,
+}
+
+/// One of the recordings that another one was merged from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PartInfo {
+    /// Its file.
+    pub file: String,
+    /// Its host name.
+    pub host: String,
+    /// Its run of the kernel.
+    pub boot_id: String,
+    /// Its kernel, as `uname -r` has it.
+    pub release: String,
+    /// Its CPU 0 has this number here, the others follow.
+    pub first_cpu: u32,
+    /// How many CPUs it has.
+    pub cpus: u32,
+    /// What was added to its process and thread IDs, so that those of several hosts stay apart.
+    pub pid_base: u32,
+    /// What its kernel addresses were changed by (exclusive or), likewise.
+    pub address_mask: u64,
+    /// What was added to its numbers of sites and of stacks.
+    pub first_site: u32,
+    /// See `first_site`.
+    pub first_stack: u32,
+    /// What was added to its times, in nanoseconds.
+    pub shift_ns: i64,
+    /// How far from true that may be, in nanoseconds, against the first part; `None`: nothing tells.
+    pub uncertainty_ns: Option<u64>,
 }
 
 /// The forms that the per-VMA lock has had.

@@ -43,6 +43,7 @@ pub struct Order {
     /// CPUs whose `ahead` is not empty.
     open_holes: usize,
     start_ns: u64,
+    midway: bool,
     emitted_ns: u64,
     watermark_ns: u64,
     /// By CPU: the number that it begins with, if not 0.
@@ -104,6 +105,8 @@ struct Cpu {
     declared_at: usize,
     received: u64,
     missing: u64,
+    /// Whether the first number is yet to come, and will be taken as it is.
+    midway: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +137,16 @@ impl Order {
         }
     }
 
+    /// For a recording that is read from somewhere in its middle: the first number of each CPU is taken as it comes.
+    /// What is missing between there and the start of the recording is not looked for.
+    pub fn midway(start_ns: u64) -> Self {
+        Self {
+            start_ns,
+            midway: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes one event in.
     #[inline]
     pub fn push(&mut self, event: &Event) {
@@ -141,7 +154,18 @@ impl Order {
         if index >= self.cpus.len() {
             self.add_cpus(index);
         }
+        if event.kind == Kind::Gap && event.body.arg == 0 && !is_placeholder(event) {
+            // A part of a recording that could not be read: the numbers of each CPU tell what was in it.
+            self.stats.gaps += 1;
+            self.pending.push(*event);
+            return;
+        }
         let cpu = &mut self.cpus[index];
+        if cpu.midway {
+            cpu.midway = false;
+            cpu.next = event.header.seq;
+            cpu.last_ns = event.header.ts_ns;
+        }
         let had_hole = !cpu.ahead.is_empty();
         let header = &event.header;
         if event.kind == Kind::Gap {
@@ -189,6 +213,9 @@ impl Order {
             self.add_cpus(last - 1);
         }
         for (index, losses) in losses.cpus.iter().take(last).enumerate() {
+            if self.cpus[index].midway {
+                continue;
+            }
             #[expect(clippy::cast_possible_truncation, reason = "numbers wrap at 2^32 by design")]
             let end = self.first_number(index).wrapping_add(losses.produced as u32);
             let missing = end.wrapping_sub(self.cpus[index].next);
@@ -231,6 +258,7 @@ impl Order {
             self.cpus.push(Cpu {
                 next: self.first_number(cpu),
                 last_ns: self.start_ns,
+                midway: self.midway,
                 ..Cpu::default()
             });
         }

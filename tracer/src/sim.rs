@@ -20,7 +20,7 @@ use tracer_common::lock::{Family, MmId, Slot, TaskId};
 use tracer_common::wire::{Event, Kind};
 
 use crate::clock;
-use crate::info::{self, CpuLosses, KernelInfo, Losses, SiteInfo, SourceInfo};
+use crate::info::{self, Anchor, CpuLosses, KernelInfo, Losses, SiteInfo, SourceInfo};
 use crate::source::{Poll, Source};
 use crate::state::Lock;
 pub use command::{SimArgs, run};
@@ -156,7 +156,7 @@ impl Sim {
         let shared = Arc::new(Shared::new(setup, truths));
         // Threads wait for whoever reads; nothing is ever lost here.
         let (sender, batches) = sync_channel(64);
-        let begun = clock::both();
+        let begun = clock::anchor();
         let threads = (0..setup.threads)
             .map(|id| {
                 let (shared, sender) = (Arc::clone(&shared), sender.clone());
@@ -256,7 +256,7 @@ impl Drop for Sim {
     }
 }
 
-fn source_info(setup: Setup, (monotonic, realtime): (u64, u64)) -> SourceInfo {
+fn source_info(setup: Setup, begun: Anchor) -> SourceInfo {
     let site = |&(kind, function): &(Kind, &str)| SiteInfo {
         place: String::new(),
         operation: kind.name().to_owned(),
@@ -282,12 +282,16 @@ fn source_info(setup: Setup, (monotonic, realtime): (u64, u64)) -> SourceInfo {
                 Family::Rwsem => info::Family::Rwsem,
                 Family::Refcnt6_15 | Family::Refcnt7_0 => info::Family::Refcount,
             },
+            ..KernelInfo::default()
         },
         command: std::env::args().collect(),
         cpus: setup.threads,
         self_pid: std::process::id(),
-        start_monotonic_ns: monotonic,
-        start_realtime_ns: realtime,
+        start_monotonic_ns: begun.monotonic_ns,
+        start_realtime_ns: begun.realtime_ns,
+        anchor: Some(begun),
+        boot_id: clock::boot_id(),
+        wire_version: tracer_common::wire::ABI,
         sites: SITES.iter().map(site).collect(),
         ..SourceInfo::default()
     }

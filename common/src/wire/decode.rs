@@ -61,6 +61,31 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(eight)
 }
 
+/// The header of the event at the start of `bytes`, whatever its kind is: the layout is the same for all. `None` if
+/// there are fewer bytes than a header has, or if it is of another version.
+pub fn header(bytes: &[u8]) -> Option<Header> {
+    (bytes.len() >= HEADER_LEN && bytes[0] == ABI).then(|| header_of(bytes))
+}
+
+#[inline]
+fn header_of(bytes: &[u8]) -> Header {
+    let mut comm = [0; COMM_LEN];
+    comm.copy_from_slice(&bytes[32..48]);
+    Header {
+        abi: bytes[0],
+        kind: bytes[1],
+        len: u16_at(bytes, 2),
+        cpu: u16_at(bytes, 4),
+        flags: u16_at(bytes, 6),
+        ts_ns: u64_at(bytes, 8),
+        seq: u32_at(bytes, 16),
+        pid: u32_at(bytes, 20),
+        tid: u32_at(bytes, 24),
+        site: u32_at(bytes, 28),
+        comm,
+    }
+}
+
 /// Decodes the event at the start of `bytes`; gives it and the number of bytes that it took.
 ///
 /// # Errors
@@ -95,21 +120,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Event, usize), DecodeError> {
         });
     }
 
-    let mut comm = [0; COMM_LEN];
-    comm.copy_from_slice(&bytes[32..48]);
-    let header = Header {
-        abi: bytes[0],
-        kind: number,
-        len,
-        cpu: u16_at(bytes, 4),
-        flags: u16_at(bytes, 6),
-        ts_ns: u64_at(bytes, 8),
-        seq: u32_at(bytes, 16),
-        pid: u32_at(bytes, 20),
-        tid: u32_at(bytes, 24),
-        site: u32_at(bytes, 28),
-        comm,
-    };
+    let header = header_of(bytes);
     let body = match kind.body() {
         Body::Mmap => VmaBody {
             mm: u64_at(bytes, 48),

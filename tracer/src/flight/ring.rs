@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tracer_common::wire::{Event, Kind};
 
-use crate::recording::{BLOCK_MEMORY, Block};
+use crate::recording::{BLOCK_MEMORY, MemoryBlock};
 
 /// Part of the time that one block spans at most, so that what is too old can go in small pieces.
 const PARTS: u64 = 32;
@@ -34,8 +34,8 @@ pub struct Evicted {
 /// The latest events, oldest first.
 #[derive(Debug)]
 pub struct Ring {
-    blocks: VecDeque<Block>,
-    spare: Vec<Block>,
+    blocks: VecDeque<MemoryBlock>,
+    spare: Vec<MemoryBlock>,
     limits: Limits,
     /// Nothing goes: it is being written.
     kept: bool,
@@ -125,7 +125,7 @@ impl Ring {
     ///
     /// # Errors
     /// Of `take`.
-    pub fn drain_one<E>(&mut self, take: impl FnOnce(&mut Block) -> Result<(), E>) -> Result<bool, E> {
+    pub fn drain_one<E>(&mut self, take: impl FnOnce(&mut MemoryBlock) -> Result<(), E>) -> Result<bool, E> {
         let Some(block) = self.blocks.front_mut() else {
             return Ok(false);
         };

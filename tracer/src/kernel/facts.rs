@@ -121,6 +121,24 @@ pub struct Layout {
     pub signal_live: Option<u32>,
 }
 
+impl Layout {
+    /// The offsets that are known, by their names here, and what else is known as 0 or 1.
+    pub fn offsets(&self) -> BTreeMap<String, u32> {
+        // Through JSON, so that a field that is added shows without another line here.
+        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) else {
+            return BTreeMap::new();
+        };
+        let number = |value: serde_json::Value| match value {
+            serde_json::Value::Bool(is) => Some(u32::from(is)),
+            other => other.as_u64().and_then(|offset| u32::try_from(offset).ok()),
+        };
+        fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, number(value)?)))
+            .collect()
+    }
+}
+
 /// Which argument of the `mmap_lock` tracepoints is which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracepointArgs {

@@ -1,13 +1,14 @@
-//! A block of events as it stands in a file, for whoever keeps events in memory before they are written, if ever.
+//! Events in memory, for whoever keeps them before they are written, if ever.
 
 use tracer_common::wire::{DecodeError, Event, Kind, MAX_EVENT, decode};
 
-use super::{BLOCK_LIMIT, FRAME_LEN};
+/// Room for events in a block, in bytes.
+const BLOCK_LIMIT: usize = 64 << 10;
 
-/// Encoded events in the order of time, with room for a frame's header in front.
+/// Wire events in the order of time.
 #[derive(Debug)]
-pub struct Block {
-    pub(super) bytes: Vec<u8>,
+pub struct MemoryBlock {
+    bytes: Vec<u8>,
     /// Events in it.
     pub count: u32,
     /// Gaps among them.
@@ -19,14 +20,12 @@ pub struct Block {
 }
 
 /// Memory that a block takes, full or not, in bytes.
-pub const BLOCK_MEMORY: usize = FRAME_LEN + BLOCK_LIMIT + size_of::<Block>();
+pub const BLOCK_MEMORY: usize = BLOCK_LIMIT + size_of::<MemoryBlock>();
 
-impl Default for Block {
+impl Default for MemoryBlock {
     fn default() -> Self {
-        let mut bytes = Vec::with_capacity(FRAME_LEN + BLOCK_LIMIT);
-        bytes.resize(FRAME_LEN, 0);
         Self {
-            bytes,
+            bytes: Vec::with_capacity(BLOCK_LIMIT),
             count: 0,
             gaps: 0,
             first_ns: 0,
@@ -35,11 +34,11 @@ impl Default for Block {
     }
 }
 
-impl Block {
+impl MemoryBlock {
     /// Whether no further event is sure to fit.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.bytes.len() + MAX_EVENT > FRAME_LEN + BLOCK_LIMIT
+        self.bytes.len() + MAX_EVENT > BLOCK_LIMIT
     }
 
     /// Adds an event; the block is not full.
@@ -59,7 +58,6 @@ impl Block {
     /// Takes everything out; the memory stays.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.resize(FRAME_LEN, 0);
         (self.count, self.gaps, self.first_ns, self.last_ns) = (0, 0, 0, 0);
     }
 
@@ -68,7 +66,7 @@ impl Block {
     /// # Errors
     /// None, as long as what was pushed can be read again.
     pub fn events(&self) -> impl Iterator<Item = Result<Event, DecodeError>> + '_ {
-        let mut rest = &self.bytes[FRAME_LEN..];
+        let mut rest = self.bytes.as_slice();
         std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;

@@ -4,13 +4,23 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tracer_common::wire::{DecodeError, decode};
 
-use super::{
-    Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary, VERSION, checksum,
+use super::Summary;
+use super::columns::{BlockError, Decoder, Item};
+use super::frame::{
+    BYTE_ORDER, Codec, FRAME_LEN, FRAME_MAGIC, FrameHeader, FrameType, MAGIC, PREFIX_LEN, VERSION, checksum,
 };
-use crate::info::{Losses, SourceInfo};
-use crate::stacks::Stack;
+use super::index::{Entry, Index};
+use super::input::{Input, Source};
+use crate::info::{Anchor, Losses, SourceInfo};
+use crate::stacks::{Stack, Stacks};
+
+/// Most bytes of stacks, as JSON, that are kept: damage cannot claim more.
+const STACKS_LIMIT: usize = 64 << 20;
 
 /// Why a file is no recording that this program can read.
 #[derive(Debug, Error)]
@@ -40,13 +50,27 @@ pub enum ReadError {
         /// Its version.
         found: u32,
     },
+    /// Its bytes are the other way round.
+    #[error(
+        "{name} was written on a machine with the other order of bytes (big-endian); this program reads little-endian ones"
+    )]
+    Endian {
+        /// The file.
+        name: String,
+    },
     /// It ends or breaks before the header that tells what the events mean.
-    #[error("{name} is damaged before its first event ({end}): nothing in it can be used")]
+    #[error("{name} is damaged before its first event ({end}); --recover reads what is left")]
     NoHeader {
         /// The file.
         name: String,
         /// How.
         end: End,
+    },
+    /// It cannot be sought in: it is a pipe.
+    #[error("{name} is no file: it can be read only from its start to its end")]
+    NotSeekable {
+        /// What it is.
+        name: String,
     },
 }
 
@@ -65,7 +89,7 @@ pub enum End {
         /// Where the last whole frame ends, in bytes.
         offset: u64,
     },
-    /// A frame is damaged; what follows it is not read.
+    /// A frame is damaged; what follows it is not read, unless the reader was asked to recover.
     Corrupt {
         /// Where the frame starts, in bytes.
         offset: u64,
@@ -88,69 +112,232 @@ impl core::fmt::Display for End {
     }
 }
 
+/// A part of a recording that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where it starts, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+    /// What is wrong.
+    pub reason: String,
+    /// Time of the last event before it, in nanoseconds; 0: there is none.
+    pub before_ns: u64,
+    /// Time of the first event after it, in nanoseconds; 0: there is none.
+    pub after_ns: u64,
+}
+
 /// One frame, its payload already checked.
-#[derive(Debug)]
 pub enum Frame<'a> {
-    /// A block of wire events.
-    Events(&'a [u8]),
+    /// A block of events.
+    Events(Block<'a>),
     /// What was missing by then.
     Losses(Losses),
+    /// What the clocks said.
+    Clock(Anchor),
+    /// More stacks, which are in [`RecordReader::stacks`] now.
+    Stacks,
     /// The summary.
     Summary(Box<Summary>),
-    /// Stacks, numbered on from those before.
-    Stacks(Vec<Stack>),
+    /// A part that could not be read, in a reader that was asked to recover.
+    Damage(Damage),
 }
 
-/// Reads frames one by one. Memory is bounded by [`PAYLOAD_LIMIT`], whatever the file says.
-pub struct RecordReader<R> {
-    input: R,
+/// A block of events.
+pub struct Block<'a> {
+    entry: Entry,
+    bytes: &'a [u8],
+    /// `None`: wire events one after the other.
+    decoder: Option<&'a mut Decoder>,
+}
+
+impl Block<'_> {
+    /// Where it is, how many events it has, and of which time they are.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Hands over its events.
+    ///
+    /// # Errors
+    /// If what came through its checksum is still no block; the events before the damage have been handed over then.
+    pub fn read(self, mut sink: impl FnMut(Item<'_>)) -> Result<(), BlockError> {
+        match self.decoder {
+            Some(decoder) => decoder.read(self.bytes, self.entry.count, &mut sink),
+            None => read_wire(self.bytes, self.entry.count, sink),
+        }
+    }
+}
+
+/// Events of version 1: as they came from the kernel.
+fn read_wire(mut rest: &[u8], count: u32, mut sink: impl FnMut(Item<'_>)) -> Result<(), BlockError> {
+    let mut found = 0u32;
+    while !rest.is_empty() {
+        match decode(rest) {
+            Ok((event, len)) => {
+                sink(Item::Event(&event));
+                rest = &rest[len..];
+            }
+            Err(DecodeError::Kind { len, .. }) if usize::from(len) <= rest.len() => {
+                let (event, after) = rest.split_at(usize::from(len));
+                sink(Item::Unknown(event));
+                rest = after;
+            }
+            Err(error) => return Err(BlockError::Wire(error)),
+        }
+        found += 1;
+    }
+    if found == count {
+        Ok(())
+    } else {
+        Err(BlockError::Count)
+    }
+}
+
+/// A frame of stacks.
+#[derive(Deserialize)]
+struct StacksIn {
+    first: usize,
+    stacks: Vec<Stack>,
+}
+
+/// Reads frames one by one. Memory is bounded, whatever the file says.
+///
+/// A regular file can be sought in: [`Self::index`] has all blocks with their times, [`Self::seek`] goes to a time
+/// in well under a millisecond, and reading on from there costs a block of at most 16,384 events before the first
+/// one that was asked for. To have the engine's state at a time, keep copies of the engine every so often, seek to the
+/// last one before it, and replay from there.
+pub struct RecordReader {
+    input: Input,
     name: String,
+    version: u32,
     info: SourceInfo,
-    /// Where the next frame starts, in bytes.
-    offset: u64,
-    payload: Vec<u8>,
+    recover: bool,
+    /// The frame in the window that was handed out last, in bytes.
+    taken: usize,
+    /// Unpacked payload.
+    raw: Vec<u8>,
+    unpacker: zstd::bulk::Decompressor<'static>,
+    decoder: Decoder,
+    stacks: Stacks,
+    stack_bytes: usize,
+    latest_ns: u64,
+    finished: bool,
     end: Option<End>,
+    /// Damage that was met before the first frame, and is yet to be told.
+    pending: Option<Damage>,
     unknown_frames: u64,
+    index: Option<Index>,
 }
 
-impl RecordReader<Box<dyn Read + Send>> {
+enum Step {
+    Frame(FrameHeader),
+    Damage(Damage),
+    End(End),
+}
+
+impl RecordReader {
     /// Opens a file, `-` being standard input.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub fn open(path: &Path) -> Result<Self, ReadError> {
+        Self::open_as(path, false)
+    }
+
+    /// Opens a file to read whatever can be read of it: damage is skipped, and told as [`Frame::Damage`].
+    ///
+    /// # Errors
+    /// If there is no whole frame in it, or it cannot be read.
+    pub fn recover(path: &Path) -> Result<Self, ReadError> {
+        Self::open_as(path, true)
+    }
+
+    /// One of the two above.
+    ///
+    /// # Errors
+    /// As they have it.
+    pub fn open_as(path: &Path, recover: bool) -> Result<Self, ReadError> {
         if path.as_os_str() == "-" {
-            return Self::new(Box::new(io::stdin()), "standard input");
+            return Self::start(Source::Stream(Box::new(io::stdin())), "standard input", recover);
         }
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| ReadError::Io {
+        let io_error = |error| ReadError::Io {
             name: name.clone(),
             error,
-        })?;
-        Self::new(Box::new(file), &name)
+        };
+        let file = File::open(path).map_err(io_error)?;
+        let is_file = file.metadata().map_err(io_error)?.is_file();
+        let source = if is_file {
+            Source::File(file)
+        } else {
+            Source::Stream(Box::new(file))
+        };
+        Self::start(source, &name, recover)
     }
-}
 
-enum Raw {
-    Frame(FrameHeader),
-    End(End),
-}
-
-impl<R: Read> RecordReader<R> {
-    /// Starts to read; `name` is for messages.
+    /// Reads from anywhere; `name` is for messages.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn new(mut input: R, name: &str) -> Result<Self, ReadError> {
+    pub fn new(input: Box<dyn Read + Send>, name: &str) -> Result<Self, ReadError> {
+        Self::start(Source::Stream(input), name, false)
+    }
+
+    /// The same, skipping damage.
+    ///
+    /// # Errors
+    /// As [`Self::recover`].
+    pub fn new_recovering(input: Box<dyn Read + Send>, name: &str) -> Result<Self, ReadError> {
+        Self::start(Source::Stream(input), name, true)
+    }
+
+    fn start(source: Source, name: &str, recover: bool) -> Result<Self, ReadError> {
         let io_error = |error| ReadError::Io {
             name: name.to_owned(),
             error,
         };
-        let mut prefix = [0; PREFIX_LEN];
-        let len = read_full(&mut input, &mut prefix).map_err(io_error)?;
-        if len < PREFIX_LEN || prefix[..8] != MAGIC {
-            let is_cut = len < PREFIX_LEN && len > 0 && prefix[..len.min(8)] == MAGIC[..len.min(8)];
-            let name = name.to_owned();
+        let mut reader = Self {
+            input: Input::new(source),
+            name: name.to_owned(),
+            version: VERSION,
+            info: SourceInfo::default(),
+            recover,
+            taken: 0,
+            raw: Vec::new(),
+            unpacker: zstd::bulk::Decompressor::new().map_err(io_error)?,
+            decoder: Decoder::default(),
+            stacks: Stacks::default(),
+            stack_bytes: 0,
+            latest_ns: 0,
+            finished: false,
+            end: None,
+            pending: None,
+            unknown_frames: 0,
+            index: None,
+        };
+        match reader.read_prefix() {
+            Ok(()) => {}
+            // Frames say what they are, each by itself.
+            Err(error) => {
+                if !recover || !reader.holds_a_frame(&error)? {
+                    return Err(error);
+                }
+            }
+        }
+        reader.read_header()?;
+        Ok(reader)
+    }
+
+    fn read_prefix(&mut self) -> Result<(), ReadError> {
+        let name = self.name.clone();
+        let len = self.input.want(PREFIX_LEN).map_err(|error| ReadError::Io {
+            name: name.clone(),
+            error,
+        })?;
+        let prefix = self.input.window();
+        if len < PREFIX_LEN {
+            let is_cut = len > 0 && prefix[..len.min(8)] == MAGIC[..len.min(8)];
             return Err(if is_cut {
                 let end = End::Truncated { offset: 0 };
                 ReadError::NoHeader { name, end }
@@ -158,48 +345,121 @@ impl<R: Read> RecordReader<R> {
                 ReadError::Foreign { name }
             });
         }
-        let version = u32::from_le_bytes([prefix[8], prefix[9], prefix[10], prefix[11]]);
-        if version == 0 {
-            let name = name.to_owned();
+        let u32_at =
+            |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
+        let (version, order) = (u32_at(8), u32_at(12));
+        if prefix[..8] != MAGIC || version == 0 {
             return Err(ReadError::Foreign { name });
         }
-        if version > VERSION {
-            return Err(ReadError::Newer {
-                name: name.to_owned(),
-                found: version,
-            });
+        if order == BYTE_ORDER.swap_bytes() || version > VERSION && version.swap_bytes() <= VERSION {
+            return Err(ReadError::Endian { name });
         }
-        let mut reader = Self {
-            input,
-            name: name.to_owned(),
-            info: SourceInfo::default(),
-            offset: PREFIX_LEN as u64,
-            payload: Vec::new(),
-            end: None,
-            unknown_frames: 0,
+        if version > VERSION {
+            return Err(ReadError::Newer { name, found: version });
+        }
+        if version >= 2 && order != BYTE_ORDER {
+            let reason = "the mark of the order of bytes is none".to_owned();
+            let end = End::Corrupt { offset: 12, reason };
+            return Err(ReadError::NoHeader { name, end });
+        }
+        self.version = version;
+        self.taken = PREFIX_LEN;
+        Ok(())
+    }
+
+    /// Whether there is a whole frame anywhere ahead; what is before it is skipped then.
+    fn holds_a_frame(&mut self, why: &ReadError) -> Result<bool, ReadError> {
+        let Some(header) = self.search()? else {
+            return Ok(false);
         };
-        reader.read_header()?;
-        Ok(reader)
+        self.version = u32::from(header.version);
+        self.pending = Some(Damage {
+            offset: 0,
+            len: self.input.offset(),
+            reason: why.to_string(),
+            before_ns: 0,
+            after_ns: header.first_ns,
+        });
+        Ok(true)
     }
 
     fn read_header(&mut self) -> Result<(), ReadError> {
-        let no_header = |reader: &Self, end| ReadError::NoHeader {
-            name: reader.name.clone(),
-            end,
+        let offset = self.position();
+        let mut damage = Damage {
+            offset,
+            len: 0,
+            reason: String::new(),
+            before_ns: 0,
+            after_ns: 0,
         };
-        let offset = self.offset;
-        match self.read_frame()? {
-            Raw::End(end) => Err(no_header(self, end)),
-            Raw::Frame(header) if header.kind == FrameType::Header as u8 => {
-                self.info = serde_json::from_slice(&self.payload).map_err(|error| {
-                    let reason = format!("the header cannot be understood: {error}");
-                    no_header(self, End::Corrupt { offset, reason })
-                })?;
-                Ok(())
+        // Where events may follow, should the header be unreadable.
+        let resume;
+        match self.step()? {
+            Step::Frame(header) if header.kind == FrameType::Header as u8 => match self.json() {
+                Ok(info) => {
+                    self.info = info;
+                    self.info.format_version = self.version;
+                    return Ok(());
+                }
+                Err(error) => {
+                    resume = self.position();
+                    damage.len = header.frame_len();
+                    damage.reason = format!("the header cannot be understood: {error}");
+                }
+            },
+            Step::Frame(header) => {
+                resume = offset;
+                damage.reason = format!("a frame of type {} where the header should be", header.kind);
             }
-            Raw::Frame(header) => {
-                let reason = format!("a frame of type {} where the header should be", header.kind);
-                Err(no_header(self, End::Corrupt { offset, reason }))
+            Step::Damage(found) => {
+                resume = self.position();
+                damage = found;
+            }
+            Step::End(end) => {
+                return Err(ReadError::NoHeader {
+                    name: self.name.clone(),
+                    end,
+                });
+            }
+        }
+        if !self.recover {
+            return Err(ReadError::NoHeader {
+                name: self.name.clone(),
+                end: End::Corrupt {
+                    offset,
+                    reason: damage.reason,
+                },
+            });
+        }
+        // A copy stands near the end, if the recording got there. A pipe cannot be asked for it.
+        let is_found = self.go_to(resume)? && self.find_header()?;
+        if !is_found {
+            log::warn!(
+                "{}: what it says of the kernel and of its probes is lost ({}); events are read without it",
+                self.name,
+                damage.reason
+            );
+        }
+        self.info.format_version = self.version;
+        self.pending.get_or_insert(damage);
+        if !self.go_to(resume)? && resume == offset {
+            // A frame that is no header was taken for one: it is the next.
+            self.taken = 0;
+        }
+        Ok(())
+    }
+
+    fn find_header(&mut self) -> Result<bool, ReadError> {
+        loop {
+            match self.step()? {
+                Step::Frame(header) if header.kind == FrameType::Header as u8 => {
+                    if let Ok(info) = self.json() {
+                        self.info = info;
+                        return Ok(true);
+                    }
+                }
+                Step::Frame(_) | Step::Damage(_) => {}
+                Step::End(_) => return Ok(false),
             }
         }
     }
@@ -207,6 +467,11 @@ impl<R: Read> RecordReader<R> {
     /// What is known of the events.
     pub fn info(&self) -> &SourceInfo {
         &self.info
+    }
+
+    /// Version of the format that the file has.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// How the recording ends, once [`Self::next_frame`] gave `None`.
@@ -219,21 +484,111 @@ impl<R: Read> RecordReader<R> {
         self.unknown_frames
     }
 
-    /// Where the next frame starts, in bytes.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Goes on from where a frame starts, which `input` stands at.
-    pub fn resume(&mut self, input: R, offset: u64) {
-        self.input = input;
-        self.offset = offset;
-        self.end = None;
-    }
-
     /// Name of the file, for messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The stacks that the events so far have numbers of.
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
+    }
+
+    /// Where the next frame starts, in bytes.
+    pub fn position(&self) -> u64 {
+        self.input.offset() + self.taken as u64
+    }
+
+    /// Length of the file in bytes; `None` if it is a pipe.
+    pub fn len(&self) -> Option<u64> {
+        self.input
+            .file()
+            .and_then(|file| file.metadata().ok())
+            .map(|meta| meta.len())
+    }
+
+    /// Whether there is nothing in it: never, since it has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// All frames with their places and times: the index of the file, or if it has none (its recorder was killed, it is
+    /// of version 1) one made from the headers of its frames, up to the first damage.
+    ///
+    /// # Errors
+    /// [`ReadError::NotSeekable`] if it is a pipe, or if it cannot be read.
+    pub fn index(&mut self) -> Result<&Index, ReadError> {
+        let index = match self.index.take() {
+            Some(index) => index,
+            None => self.load_index()?,
+        };
+        Ok(self.index.insert(index))
+    }
+
+    fn load_index(&self) -> Result<Index, ReadError> {
+        let Some(file) = self.input.file() else {
+            return Err(ReadError::NotSeekable {
+                name: self.name.clone(),
+            });
+        };
+        Index::of(file).map_err(|error| self.io_error(error))
+    }
+
+    /// Goes to the block in which the first event at `ts_ns` (`CLOCK_MONOTONIC`) or later is, back or forth: the next
+    /// frame is that block, or the frame after the last block. Events of that block before `ts_ns` come first. All
+    /// stacks that its events name are known afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::index`].
+    pub fn seek(&mut self, ts_ns: u64) -> Result<(), ReadError> {
+        let index = self.index()?;
+        let last_end = index
+            .blocks()
+            .last()
+            .map_or(PREFIX_LEN as u64, |b| b.offset + b.len);
+        let offset = index.find(ts_ns).map_or(last_end, |entry| entry.offset);
+        let stacks: Vec<u64> = index
+            .entries()
+            .iter()
+            .filter(|entry| entry.kind == FrameType::Stacks as u8 && entry.offset < offset)
+            .map(|entry| entry.offset)
+            .collect();
+        for at in stacks {
+            self.go_to(at)?;
+            if let Step::Frame(header) = self.step()? {
+                // What is wrong with it is told when it is read in its turn.
+                drop(self.take_stacks(&header));
+            }
+        }
+        self.go_to(offset)?;
+        self.pending = None;
+        Ok(())
+    }
+
+    /// Goes on from where a frame starts, as [`Self::position`] had it.
+    ///
+    /// # Errors
+    /// As [`Self::index`].
+    pub fn resume(&mut self, offset: u64) -> Result<(), ReadError> {
+        if self.go_to(offset)? {
+            Ok(())
+        } else {
+            Err(ReadError::NotSeekable {
+                name: self.name.clone(),
+            })
+        }
+    }
+
+    /// `false` if that cannot be done here.
+    fn go_to(&mut self, offset: u64) -> Result<bool, ReadError> {
+        if !self.input.seek(offset).map_err(|error| self.io_error(error))? {
+            return Ok(false);
+        }
+        self.taken = 0;
+        self.finished = false;
+        self.end = None;
+        self.latest_ns = 0;
+        Ok(true)
     }
 
     /// The next frame; `None` at the end, whose kind [`Self::end`] tells.
@@ -241,91 +596,221 @@ impl<R: Read> RecordReader<R> {
     /// # Errors
     /// If the file cannot be read. Damage is no error here, but an [`End`].
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, ReadError> {
+        if let Some(damage) = self.pending.take() {
+            return Ok(Some(Frame::Damage(damage)));
+        }
         loop {
             if self.end.is_some() {
                 return Ok(None);
             }
-            let offset = self.offset;
-            let header = match self.read_frame()? {
-                Raw::Frame(header) => header,
-                Raw::End(end) => {
+            let offset = self.position();
+            let header = match self.step()? {
+                Step::Frame(header) => header,
+                Step::Damage(damage) => return Ok(Some(Frame::Damage(damage))),
+                Step::End(end) => {
                     self.end = Some(end);
                     return Ok(None);
                 }
             };
-            let corrupt = |error: serde_json::Error| End::Corrupt {
-                offset,
-                reason: error.to_string(),
-            };
-            match header.kind {
-                kind if kind == FrameType::Events as u8 => return Ok(Some(Frame::Events(&self.payload))),
-                kind if kind == FrameType::Losses as u8 => match serde_json::from_slice(&self.payload) {
+            let reason = match FrameType::from_number(header.kind) {
+                Some(FrameType::Events | FrameType::Columns) => {
+                    self.latest_ns = self.latest_ns.max(header.last_ns);
+                    let is_wire = header.kind == FrameType::Events as u8;
+                    return Ok(Some(Frame::Events(Block {
+                        entry: Entry::new(offset, &header),
+                        bytes: &self.raw,
+                        decoder: (!is_wire).then_some(&mut self.decoder),
+                    })));
+                }
+                Some(FrameType::Losses) => match self.json() {
                     Ok(losses) => return Ok(Some(Frame::Losses(losses))),
-                    Err(error) => self.end = Some(corrupt(error)),
+                    Err(reason) => reason,
                 },
-                kind if kind == FrameType::Stacks as u8 => match serde_json::from_slice(&self.payload) {
-                    Ok(stacks) => return Ok(Some(Frame::Stacks(stacks))),
-                    Err(error) => self.end = Some(corrupt(error)),
+                Some(FrameType::Clock) => match self.json() {
+                    Ok(anchor) => return Ok(Some(Frame::Clock(anchor))),
+                    Err(reason) => reason,
                 },
-                kind if kind == FrameType::Summary as u8 => match serde_json::from_slice(&self.payload) {
+                Some(FrameType::Stacks) => match self.take_stacks(&header) {
+                    Ok(()) => return Ok(Some(Frame::Stacks)),
+                    Err(reason) => reason,
+                },
+                Some(FrameType::Summary) => match self.json() {
                     Ok(summary) => {
-                        self.end = Some(End::Clean);
+                        self.summarised();
                         return Ok(Some(Frame::Summary(summary)));
                     }
-                    Err(error) => self.end = Some(corrupt(error)),
+                    Err(reason) => reason,
                 },
-                _ => self.unknown_frames += 1,
+                Some(FrameType::End) => {
+                    self.finished = true;
+                    continue;
+                }
+                Some(FrameType::Header | FrameType::Index) => continue,
+                None => {
+                    self.unknown_frames += 1;
+                    continue;
+                }
+            };
+            if self.recover {
+                return Ok(Some(Frame::Damage(Damage {
+                    offset,
+                    len: header.frame_len(),
+                    reason,
+                    before_ns: self.latest_ns,
+                    after_ns: 0,
+                })));
+            }
+            self.end = Some(End::Corrupt { offset, reason });
+        }
+    }
+
+    fn summarised(&mut self) {
+        // In version 1 nothing follows.
+        if self.version == 1 {
+            self.end = Some(End::Clean);
+        }
+    }
+
+    /// Whether damage is skipped.
+    pub fn recovers(&self) -> bool {
+        self.recover
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> Result<T, String> {
+        serde_json::from_slice(&self.raw).map_err(|error| error.to_string())
+    }
+
+    fn take_stacks(&mut self, header: &FrameHeader) -> Result<(), String> {
+        let StacksIn { first, stacks } = self.json()?;
+        if stacks.len() != header.count as usize {
+            return Err(format!("{} stacks instead of {}", stacks.len(), header.count));
+        }
+        let known = self.stacks.len();
+        if first == 0 || first + stacks.len() <= known {
+            // Read before, by a seek.
+            return Ok(());
+        }
+        // A hole in the numbers is what damage leaves; it is filled, but not at any price.
+        self.stack_bytes += self.raw.len() + first.saturating_sub(known).saturating_mul(size_of::<Stack>());
+        if self.stack_bytes > STACKS_LIMIT {
+            return Err(format!("more stacks than a recording may have ({first})"));
+        }
+        while self.stacks.len() + 1 < first {
+            self.stacks.push(Stack::default());
+        }
+        let new = self.stacks.len() + 1 - first;
+        for stack in stacks.into_iter().skip(new) {
+            self.stacks.push(stack);
+        }
+        Ok(())
+    }
+
+    /// Reads the next frame, and unpacks its payload.
+    fn step(&mut self) -> Result<Step, ReadError> {
+        self.input.skip(self.taken);
+        self.taken = 0;
+        let offset = self.input.offset();
+        let end = match self.frame()? {
+            Ok(header) => return Ok(Step::Frame(header)),
+            Err(end) => end,
+        };
+        let reason = match &end {
+            End::Clean | End::Unfinished { .. } => return Ok(Step::End(end)),
+            _ if !self.recover => return Ok(Step::End(end)),
+            End::Truncated { .. } => "the recording ends within a frame, or a length is damaged".to_owned(),
+            End::Corrupt { reason, .. } => reason.clone(),
+        };
+        let before_ns = self.latest_ns;
+        self.input.skip(1);
+        let found = self.search()?;
+        Ok(match found {
+            Some(header) => Step::Damage(Damage {
+                offset,
+                len: self.input.offset() - offset,
+                reason,
+                before_ns,
+                after_ns: header.first_ns,
+            }),
+            None => Step::End(end),
+        })
+    }
+
+    /// Moves the window to the next whole frame; `None` if there is none, and then the window is at the end.
+    fn search(&mut self) -> Result<Option<FrameHeader>, ReadError> {
+        loop {
+            let len = self.want(FRAME_LEN)?;
+            let window = self.input.window();
+            match memchr::memmem::find(window, &FRAME_MAGIC) {
+                Some(0) if len == FRAME_LEN => {
+                    if let Ok(header) = self.frame()? {
+                        self.taken = 0;
+                        return Ok(Some(header));
+                    }
+                    self.input.skip(1);
+                }
+                Some(0) | None if len < FRAME_LEN => {
+                    self.input.skip(len);
+                    return Ok(None);
+                }
+                Some(at) => self.input.skip(at),
+                None => {
+                    let keep = FRAME_MAGIC.len() - 1;
+                    let skipped = window.len() - keep;
+                    self.input.skip(skipped);
+                }
             }
         }
     }
 
-    fn read_frame(&mut self) -> Result<Raw, ReadError> {
-        let offset = self.offset;
-        let mut bytes = [0; FRAME_LEN];
-        let len = self.fill(&mut bytes)?;
+    /// Looks at the frame at the start of the window.
+    fn frame(&mut self) -> Result<Result<FrameHeader, End>, ReadError> {
+        let offset = self.input.offset();
+        let len = self.want(FRAME_LEN)?;
+        let window = self.input.window();
         if len == 0 {
-            return Ok(Raw::End(End::Unfinished { offset }));
+            return Ok(Err(if self.finished {
+                End::Clean
+            } else {
+                End::Unfinished { offset }
+            }));
         }
-        let corrupt = |reason: String| Ok(Raw::End(End::Corrupt { offset, reason }));
+        let corrupt = |reason: String| Ok(Err(End::Corrupt { offset, reason }));
         if len < FRAME_LEN {
-            let known = len.min(super::FRAME_MAGIC.len());
-            if bytes[..known] != super::FRAME_MAGIC[..known] {
+            let known = len.min(FRAME_MAGIC.len());
+            if window[..known] != FRAME_MAGIC[..known] {
                 return corrupt("no frame starts here".into());
             }
-            return Ok(Raw::End(End::Truncated { offset }));
+            return Ok(Err(End::Truncated { offset }));
         }
+        let mut bytes = [0; FRAME_LEN];
+        bytes.copy_from_slice(&window[..FRAME_LEN]);
         let Some(header) = FrameHeader::decode(&bytes) else {
             return corrupt("no frame starts here".into());
         };
-        if header.stored_len > PAYLOAD_LIMIT || header.raw_len > PAYLOAD_LIMIT {
-            return corrupt(format!("impossible length {}", header.stored_len));
+        if let Some(impossible) = header.impossible() {
+            return corrupt(impossible);
         }
-        // Read in the measure in which it is there, so that a wrong length cannot claim memory.
-        self.payload.clear();
-        let wanted = u64::from(header.stored_len);
-        let got = (&mut self.input)
-            .take(wanted)
-            .read_to_end(&mut self.payload)
-            .map_err(|error| self.io_error(error))?;
-        if (got as u64) < wanted {
-            return Ok(Raw::End(End::Truncated { offset }));
+        let frame_len = FRAME_LEN + header.stored_len as usize;
+        if self.want(frame_len)? < frame_len {
+            return Ok(Err(End::Truncated { offset }));
         }
-        let found = checksum(&bytes, &self.payload);
+        let payload = &self.input.window()[FRAME_LEN..frame_len];
+        let found = checksum(&bytes, payload);
         if found != header.crc {
             return corrupt(format!("checksum {found:08x} instead of {:08x}", header.crc));
         }
-        if header.codec != Codec::Raw as u8 {
-            return corrupt(format!(
-                "unknown compression {}: use a newer tracer",
-                header.codec
-            ));
+        if let Err(reason) = unpack(&mut self.unpacker, &header, payload, &mut self.raw) {
+            return corrupt(reason);
         }
-        self.offset += FRAME_LEN as u64 + wanted;
-        Ok(Raw::Frame(header))
+        self.taken = frame_len;
+        Ok(Ok(header))
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, ReadError> {
-        read_full(&mut self.input, bytes).map_err(|error| self.io_error(error))
+    fn want(&mut self, len: usize) -> Result<usize, ReadError> {
+        self.input.want(len).map_err(|error| ReadError::Io {
+            name: self.name.clone(),
+            error,
+        })
     }
 
     fn io_error(&self, error: io::Error) -> ReadError {
@@ -336,16 +821,32 @@ impl<R: Read> RecordReader<R> {
     }
 }
 
-/// Fills `bytes` as far as there is input.
-fn read_full(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < bytes.len() {
-        match input.read(&mut bytes[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// Unpacks a payload whose header was found possible.
+fn unpack(
+    unpacker: &mut zstd::bulk::Decompressor<'_>,
+    header: &FrameHeader,
+    stored: &[u8],
+    raw: &mut Vec<u8>,
+) -> Result<(), String> {
+    let raw_len = header.raw_len as usize;
+    raw.clear();
+    if header.codec == Codec::Raw as u8 {
+        raw.extend_from_slice(stored);
+    } else if header.codec == Codec::Zstd as u8 {
+        // One byte more, so that what is too long shows.
+        raw.reserve(raw_len + 1);
+        unpacker
+            .decompress_to_buffer(stored, raw)
+            .map_err(|error| format!("its compression is damaged: {error}"))?;
+    } else {
+        return Err(format!(
+            "unknown compression {}: use a newer tracer",
+            header.codec
+        ));
     }
-    Ok(len)
+    if raw.len() == raw_len {
+        Ok(())
+    } else {
+        Err(format!("{} bytes unpacked instead of {raw_len}", raw.len()))
+    }
 }

@@ -9,17 +9,38 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
-use tracer_common::wire::{Event, Kind, MAX_EVENT};
+use tracer_common::wire::{self, Event, Kind};
+use zstd::bulk::Compressor;
 
-use super::{
-    BLOCK_LIMIT, Block, Codec, FRAME_LEN, FrameHeader, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, Summary,
-    VERSION, checksum,
-};
-use crate::info::{Losses, SourceInfo};
-use crate::stacks::Stacks;
+use super::Summary;
+use super::block::MemoryBlock;
+use super::columns::Encoder;
+use super::frame::{Codec, FRAME_LEN, FrameHeader, FrameType, PAYLOAD_LIMIT, VERSION, checksum, prefix};
+use super::index::{Entry, Index};
+use super::sync::Syncer;
+use crate::clock;
+use crate::info::{Anchor, Losses, SourceInfo};
+use crate::stacks::{Stack, Stacks};
 
+/// Events in a block at most. Small enough to be found and read in milliseconds, large enough for zstd to learn.
+const BLOCK_EVENTS: u32 = 16 << 10;
+/// About the most bytes of a block before compression; more only with events that are kept as bytes.
+const BLOCK_BYTES: usize = 512 << 10;
+/// zstd's own default. On columns it costs little, since most of them are nearly empty.
+const LEVEL: i32 = 3;
 /// A block goes out at the latest after this time, so that little is lost by a kill.
 const BLOCK_AGE: Duration = Duration::from_secs(1);
+/// Clocks drift apart by less than a millisecond in this time, as long as nobody sets them.
+const CLOCK_PAUSE: Duration = Duration::from_secs(60);
+/// Stacks in a frame at most: even with the longest names they stay below the limit of a frame.
+const STACKS_AT_A_TIME: usize = 256;
+
+/// A frame of stacks.
+#[derive(Serialize)]
+struct StacksOut<'a> {
+    first: usize,
+    stacks: &'a [Stack],
+}
 
 /// Where a recording goes to.
 #[derive(Debug)]
@@ -31,26 +52,29 @@ enum Target {
 }
 
 /// Writes one recording. Events are collected in blocks; nothing is allocated for each one.
-#[derive(Debug)]
 pub struct RecordWriter {
     target: Target,
     name: String,
-    /// The block at hand, with room for its frame header at the front.
-    block: Vec<u8>,
-    count: u32,
+    encoder: Encoder,
+    compressor: Compressor<'static>,
+    /// What goes into a frame before compression, and the frame.
+    raw: Vec<u8>,
+    frame: Vec<u8>,
     first_ns: u64,
     last_ns: u64,
     block_began: Instant,
     /// Bytes that are in the file, all of them whole frames.
     written: u64,
     failed: bool,
-    /// Stacks that are in the file.
-    stacks: usize,
     summary: Summary,
+    info: SourceInfo,
+    index: Index,
+    /// How many stacks are in the file.
+    stacks: usize,
+    syncer: Option<Syncer>,
+    /// When to look at the clocks next; `None`: nobody called [`Self::tick`], so these events are of another time.
+    next_clock: Option<Instant>,
 }
-
-/// Stacks in one frame; each has some kilobytes at most.
-const STACKS_AT_ONCE: usize = 512;
 
 /// Opens `path` for a recording, `-` being standard output, and writes what comes before the events.
 ///
@@ -115,26 +139,31 @@ fn open_file(path: &Path) -> anyhow::Result<(File, bool)> {
 
 impl RecordWriter {
     fn new(target: Target, name: String, info: &SourceInfo) -> anyhow::Result<Self> {
-        let mut block = Vec::with_capacity(FRAME_LEN + BLOCK_LIMIT);
-        block.resize(FRAME_LEN, 0);
+        let syncer = match &target {
+            Target::File(file) => Syncer::start(file),
+            Target::Stream(_) => None,
+        };
         let mut writer = Self {
             target,
             name,
-            block,
-            count: 0,
+            encoder: Encoder::new(),
+            compressor: Compressor::new(LEVEL).context("cannot set up the compression of a recording")?,
+            raw: Vec::new(),
+            frame: Vec::new(),
             first_ns: 0,
             last_ns: 0,
             block_began: Instant::now(),
             written: 0,
             failed: false,
-            stacks: 0,
             summary: Summary::default(),
+            info: info.clone(),
+            index: Index::default(),
+            stacks: 0,
+            syncer,
+            next_clock: None,
         };
-        let mut prefix = [0; PREFIX_LEN];
-        prefix[..8].copy_from_slice(&MAGIC);
-        prefix[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        writer.write_whole(&prefix)?;
-        writer.write_json(FrameType::Header, info)?;
+        writer.write_whole(&prefix())?;
+        writer.write_json(FrameType::Header, 0, info)?;
         Ok(writer)
     }
 
@@ -145,34 +174,58 @@ impl RecordWriter {
     /// and takes nothing more.
     #[inline]
     pub fn push(&mut self, event: &Event) -> anyhow::Result<()> {
-        if self.block.len() + MAX_EVENT > FRAME_LEN + BLOCK_LIMIT {
+        self.make_room(event.header.ts_ns)?;
+        self.summary.gaps += u64::from(event.kind == Kind::Gap);
+        self.encoder.push(event);
+        Ok(())
+    }
+
+    /// Adds an event of a kind that this program does not know, as it is on the wire: its whole header, and what
+    /// follows it.
+    ///
+    /// # Errors
+    /// As [`Self::push`], and if it is shorter than a header.
+    pub fn push_unknown(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        let Some(header) = wire::header(bytes) else {
+            bail!("an event of {} bytes has no whole header", bytes.len());
+        };
+        self.make_room(header.ts_ns)?;
+        self.encoder.push_bytes(header.cpu, bytes);
+        Ok(())
+    }
+
+    #[inline]
+    fn make_room(&mut self, ts_ns: u64) -> anyhow::Result<()> {
+        if self.encoder.count() >= BLOCK_EVENTS || self.encoder.len() >= BLOCK_BYTES {
             self.flush()?;
         }
-        let ts_ns = event.header.ts_ns;
-        if self.count == 0 {
+        if self.encoder.count() == 0 {
             self.first_ns = ts_ns;
             if self.summary.events == 0 {
                 self.summary.first_ns = ts_ns;
             }
         }
-        self.count += 1;
         self.last_ns = ts_ns;
         self.summary.events += 1;
-        self.summary.gaps += u64::from(event.kind == Kind::Gap);
         self.summary.last_ns = ts_ns;
-        let mut bytes = [0; MAX_EVENT];
-        let len = event.encode(&mut bytes);
-        self.block.extend_from_slice(&bytes[..len]);
         Ok(())
     }
 
-    /// Writes the block at hand if it has waited for a second; to be called now and then.
+    /// Writes the block at hand if it has waited for a second, and once a minute what the clocks say; to be called now
+    /// and then by whoever records what happens at this moment.
     ///
     /// # Errors
     /// As [`Self::push`].
     pub fn tick(&mut self) -> anyhow::Result<()> {
         if self.block_began.elapsed() >= BLOCK_AGE {
             self.flush()?;
+        }
+        if self.next_clock.is_none_or(|next| Instant::now() >= next) {
+            // The first one is in the header.
+            if self.next_clock.is_some() {
+                self.clock(&clock::anchor())?;
+            }
+            self.next_clock = Some(Instant::now() + CLOCK_PAUSE);
         }
         Ok(())
     }
@@ -183,71 +236,30 @@ impl RecordWriter {
     /// As [`Self::push`].
     pub fn flush(&mut self) -> anyhow::Result<()> {
         self.block_began = Instant::now();
-        if self.count == 0 {
+        if self.encoder.count() == 0 {
             return Ok(());
         }
-        let mut block = core::mem::take(&mut self.block);
         let header = FrameHeader {
-            kind: FrameType::Events as u8,
-            codec: Codec::Raw as u8,
-            stored_len: 0,
-            raw_len: 0,
-            count: self.count,
-            crc: 0,
+            kind: FrameType::Columns as u8,
+            count: self.encoder.count(),
             first_ns: self.first_ns,
             last_ns: self.last_ns,
+            ..FrameHeader::default()
         };
-        let result = self.write_frame(header, &mut block);
-        block.clear();
-        block.resize(FRAME_LEN, 0);
-        self.block = block;
-        self.count = 0;
-        result
+        self.raw.clear();
+        self.encoder.finish(&mut self.raw);
+        self.encoder.clear();
+        self.write_frame(header, Codec::Zstd)
     }
 
-    /// Writes a block of events that come after all that were pushed, as it is.
+    /// Writes a block of events that come after all that were pushed.
     ///
     /// # Errors
     /// As [`Self::push`].
-    pub fn write_block(&mut self, block: &mut Block) -> anyhow::Result<()> {
-        self.flush()?;
-        if block.count == 0 {
-            return Ok(());
+    pub fn write_block(&mut self, block: &MemoryBlock) -> anyhow::Result<()> {
+        for event in block.events() {
+            self.push(&event.context("a block in memory is damaged")?)?;
         }
-        if self.summary.events == 0 {
-            self.summary.first_ns = block.first_ns;
-        }
-        self.summary.last_ns = block.last_ns;
-        let header = FrameHeader {
-            kind: FrameType::Events as u8,
-            codec: Codec::Raw as u8,
-            stored_len: 0,
-            raw_len: 0,
-            count: block.count,
-            crc: 0,
-            first_ns: block.first_ns,
-            last_ns: block.last_ns,
-        };
-        self.write_frame(header, &mut block.bytes)?;
-        self.summary.events += u64::from(block.count);
-        self.summary.gaps += block.gaps;
-        Ok(())
-    }
-
-    /// Notes the stacks that are new since the last call, before the events that have their numbers.
-    ///
-    /// # Errors
-    /// As [`Self::push`].
-    pub fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
-        let new = stacks.since(self.stacks);
-        if new.is_empty() {
-            return Ok(());
-        }
-        self.flush()?;
-        for some in new.chunks(STACKS_AT_ONCE) {
-            self.write_json(FrameType::Stacks, &some)?;
-        }
-        self.stacks = stacks.len();
         Ok(())
     }
 
@@ -257,7 +269,42 @@ impl RecordWriter {
     /// As [`Self::push`].
     pub fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
         self.flush()?;
-        self.write_json(FrameType::Losses, losses)
+        self.write_json(FrameType::Losses, 0, losses)
+    }
+
+    /// Writes the stacks that are not in the file yet. To be called before events with their numbers are added.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    #[inline]
+    pub fn stacks(&mut self, stacks: &Stacks) -> anyhow::Result<()> {
+        if stacks.len() > self.stacks {
+            self.new_stacks(stacks.since(self.stacks))?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn new_stacks(&mut self, stacks: &[Stack]) -> anyhow::Result<()> {
+        // Some at a time: a frame has a limit, and a reader takes no larger one.
+        for stacks in stacks.chunks(STACKS_AT_A_TIME) {
+            let first = self.stacks + 1;
+            self.stacks += stacks.len();
+            self.write_json(
+                FrameType::Stacks,
+                stacks.len() as u32,
+                &StacksOut { first, stacks },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Notes what the clocks said.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn clock(&mut self, anchor: &Anchor) -> anyhow::Result<()> {
+        self.write_json(FrameType::Clock, 0, anchor)
     }
 
     /// Ends the recording on purpose.
@@ -266,10 +313,25 @@ impl RecordWriter {
     /// As [`Self::push`].
     pub fn finish(mut self, losses: &Losses, reason: &str) -> anyhow::Result<Summary> {
         self.flush()?;
+        if self.next_clock.is_some() {
+            self.clock(&clock::anchor())?;
+        }
+        // Once more, should the first one be damaged.
+        let info = core::mem::take(&mut self.info);
+        self.write_json(FrameType::Header, 0, &info)?;
+        let at = self.written;
+        self.raw.clear();
+        self.index.encode(&mut self.raw);
+        if self.raw.len() <= PAYLOAD_LIMIT as usize {
+            self.write_frame(self.plain(FrameType::Index, 0), Codec::Raw)?;
+        }
         let mut summary = core::mem::take(&mut self.summary);
         summary.losses = losses.clone();
         summary.reason = reason.to_owned();
-        self.write_json(FrameType::Summary, &summary)?;
+        self.write_json(FrameType::Summary, 0, &summary)?;
+        self.raw.clear();
+        self.raw.extend(at.to_le_bytes());
+        self.write_frame(self.plain(FrameType::End, 0), Codec::Raw)?;
         Ok(summary)
     }
 
@@ -283,36 +345,62 @@ impl RecordWriter {
         self.summary.events
     }
 
-    fn write_json(&mut self, kind: FrameType, value: &impl Serialize) -> anyhow::Result<()> {
-        let mut bytes = vec![0; FRAME_LEN];
-        serde_json::to_writer(&mut bytes, value).context("cannot turn a frame of the recording into JSON")?;
-        let header = FrameHeader {
+    /// The header of a frame without events.
+    fn plain(&self, kind: FrameType, count: u32) -> FrameHeader {
+        // Events of the block at hand are not in the file yet.
+        let last = self.index.entries().last();
+        let last_ns = last.map_or(0, |entry| entry.last_ns);
+        FrameHeader {
             kind: kind as u8,
-            codec: Codec::Raw as u8,
-            stored_len: 0,
-            raw_len: 0,
-            count: 0,
-            crc: 0,
-            first_ns: self.summary.last_ns,
-            last_ns: self.summary.last_ns,
-        };
-        self.write_frame(header, &mut bytes)
+            count,
+            first_ns: last_ns,
+            last_ns,
+            ..FrameHeader::default()
+        }
     }
 
-    /// Writes a frame whose payload stands behind room for the header.
-    fn write_frame(&mut self, mut header: FrameHeader, bytes: &mut [u8]) -> anyhow::Result<()> {
-        let len = u32::try_from(bytes.len() - FRAME_LEN).unwrap_or(u32::MAX);
+    fn write_json(&mut self, kind: FrameType, count: u32, value: &impl Serialize) -> anyhow::Result<()> {
+        self.raw.clear();
+        serde_json::to_writer(&mut self.raw, value)
+            .context("cannot turn a frame of the recording into JSON")?;
+        self.write_frame(self.plain(kind, count), Codec::Zstd)
+    }
+
+    /// Writes what is in `raw` as a frame.
+    fn write_frame(&mut self, mut header: FrameHeader, codec: Codec) -> anyhow::Result<()> {
+        let len = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
         if len > PAYLOAD_LIMIT {
             bail!(
                 "a frame of the recording {} would have {len} bytes, more than readers take",
                 self.name
             );
         }
-        header.stored_len = len;
+        let mut frame = core::mem::take(&mut self.frame);
+        frame.clear();
+        frame.resize(FRAME_LEN, 0);
+        header.version = VERSION as u8;
+        header.codec = codec as u8;
         header.raw_len = len;
-        header.crc = checksum(&header.encode(), &bytes[FRAME_LEN..]);
-        bytes[..FRAME_LEN].copy_from_slice(&header.encode());
-        self.write_whole(bytes)
+        match codec {
+            Codec::Raw => frame.extend_from_slice(&self.raw),
+            Codec::Zstd => {
+                frame.resize(FRAME_LEN + zstd::zstd_safe::compress_bound(self.raw.len()), 0);
+                let stored = self
+                    .compressor
+                    .compress_to_buffer(&self.raw, &mut frame[FRAME_LEN..])
+                    .with_context(|| format!("cannot compress a frame of the recording {}", self.name))?;
+                frame.truncate(FRAME_LEN + stored);
+            }
+        }
+        header.stored_len = u32::try_from(frame.len() - FRAME_LEN).unwrap_or(u32::MAX);
+        header.crc = checksum(&header.encode(), &frame[FRAME_LEN..]);
+        frame[..FRAME_LEN].copy_from_slice(&header.encode());
+        let entry = Entry::new(self.written, &header);
+        let result = self.write_whole(&frame);
+        self.frame = frame;
+        result?;
+        self.index.push(entry);
+        Ok(())
     }
 
     fn write_whole(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
@@ -322,6 +410,9 @@ impl RecordWriter {
         let (Target::File(file) | Target::Stream(file)) = &mut self.target;
         let Err(error) = file.write_all(bytes) else {
             self.written += bytes.len() as u64;
+            if let Some(syncer) = &self.syncer {
+                syncer.more();
+            }
             return Ok(());
         };
         self.failed = true;
@@ -332,7 +423,7 @@ impl RecordWriter {
                 Err(_) => "the file ends in a broken frame, which readers will tell",
             };
         }
-        let events = self.summary.events - u64::from(self.count);
+        let events = self.index.events();
         let written = self.written;
         Err(anyhow::Error::new(error).context(format!(
             "cannot write to the recording {} after {written} bytes and {events} events: {state}",

@@ -7,13 +7,13 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use aya_log::EbpfLogger;
 use log::Log;
 use tracer_common::site::{self, FIRST_DYNAMIC};
-use tracer_common::wire::{CpuCounters, Event, SiteCounters, decode};
+use tracer_common::wire::{ABI, CpuCounters, Event, SiteCounters, decode};
 
 use super::frames::Framer;
 use super::ring::{Drained, Ring};
 use super::{Poll, Source};
 use crate::clock;
-use crate::info::{CpuLosses, KernelInfo, Losses, SourceInfo};
+use crate::info::{Anchor, CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
 use crate::probe::attach::{self, Attached};
 use crate::probe::{self, Found, Plan, Wishes};
@@ -99,7 +99,7 @@ impl Live {
         })?;
         let missed_before = attach::missed(&attached);
         // All is in place: from here on events are wanted.
-        let start = clock::both();
+        let start = clock::anchor();
         attach::enable(&mut attached.ebpf, true)?;
         Ok(Self {
             missed_before,
@@ -110,7 +110,7 @@ impl Live {
             info: info(facts, plan, options, wishes, filters, cpus, start),
             received: vec![0; cpus],
             missed: 0,
-            watermark_ns: start.0,
+            watermark_ns: start.monotonic_ns,
             stopped: false,
             undecodable: 0,
             framer,
@@ -311,7 +311,7 @@ fn info(
     wishes: &Wishes,
     filters: Vec<String>,
     cpus: usize,
-    (start_monotonic_ns, start_realtime_ns): (u64, u64),
+    start: Anchor,
 ) -> SourceInfo {
     SourceInfo {
         tracer_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -321,6 +321,7 @@ fn info(
             version: facts.version.clone(),
             machine: facts.machine.clone(),
             family: facts.family.unwrap_or_default(),
+            layout: facts.layout.offsets(),
         },
         host: std::fs::read_to_string("/proc/sys/kernel/hostname")
             .map(|name| name.trim().to_owned())
@@ -328,8 +329,11 @@ fn info(
         command: std::env::args().collect(),
         cpus: cpus as u32,
         self_pid: std::process::id(),
-        start_monotonic_ns,
-        start_realtime_ns,
+        start_monotonic_ns: start.monotonic_ns,
+        start_realtime_ns: start.realtime_ns,
+        anchor: Some(start),
+        boot_id: clock::boot_id(),
+        wire_version: ABI,
         filters,
         self_excluded: options.exclude_pid != 0,
         ring_bytes: u64::from(options.ring_bytes),
@@ -342,7 +346,6 @@ fn info(
             .collect(),
         truth: wishes.truth,
         address_key: Addresses::new_key(),
-        first_numbers: Vec::new(),
-        flight: None,
+        ..SourceInfo::default()
     }
 }

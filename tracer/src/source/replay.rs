@@ -1,17 +1,14 @@
 //! A recording as a source.
 
-use std::fs::File;
-use std::io::{Read, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tracer_common::wire::{ABI, DecodeError, Event, Header, MAX_EVENT, decode};
+use tracer_common::wire::{Event, Header, Kind, header};
 
 use super::{Poll, Source};
 use crate::info::{Losses, SourceInfo};
 use crate::order;
-use crate::recording::{End, Frame, ReadError, RecordReader, Summary};
+use crate::recording::{Damage, End, Frame, Item, ReadError, RecordReader, Summary};
 use crate::stacks::Stacks;
 
 /// A place between two blocks of a recording.
@@ -19,7 +16,6 @@ use crate::stacks::Stacks;
 pub struct Place {
     offset: u64,
     losses: Losses,
-    stacks: usize,
     unknown_kinds: u64,
     latest_ns: u64,
 }
@@ -27,19 +23,21 @@ pub struct Place {
 /// Events of a recording, as fast as they can be read.
 ///
 /// Events of kinds that this version does not know are handed over as placeholders, so that
-/// [`crate::order::Order`] does not take their numbers for lost; it counts them and passes none on.
+/// [`crate::order::Order`] does not take their numbers for lost; it counts them and passes none on. What a
+/// reader that recovers had to leave out is handed over as a gap, see [`gap`].
 pub struct Replay {
-    /// The file, if it can be opened again.
-    path: Option<PathBuf>,
-    reader: RecordReader<Box<dyn Read + Send>>,
+    reader: RecordReader,
     losses: Losses,
     summary: Option<Summary>,
     unknown_kinds: u64,
     stopped: bool,
     damage: Option<String>,
+    damages: Vec<Damage>,
     latest_ns: u64,
-    stacks: Stacks,
 }
+
+/// Most damages that are kept to be told one by one.
+const DAMAGES: usize = 1_000;
 
 impl Replay {
     /// Opens a recording, `-` being standard input.
@@ -47,47 +45,54 @@ impl Replay {
     /// # Errors
     /// If it cannot be read, is none, or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let mut replay = Self::new(RecordReader::open(path)?);
-        replay.path = (path.as_os_str() != "-").then(|| path.to_path_buf());
-        Ok(replay)
+        Ok(Self::new(RecordReader::open(path)?))
+    }
+
+    /// Opens a recording; with `recover`, damage in it is skipped.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(path: &Path, recover: bool) -> Result<Self, ReadError> {
+        Ok(Self::new(RecordReader::open_as(path, recover)?))
     }
 
     /// Takes a recording that has been opened.
-    pub fn new(reader: RecordReader<Box<dyn Read + Send>>) -> Self {
+    pub fn new(reader: RecordReader) -> Self {
         Self {
-            path: None,
             reader,
             losses: Losses::default(),
             summary: None,
             unknown_kinds: 0,
             stopped: false,
             damage: None,
+            damages: Vec::new(),
             latest_ns: 0,
-            stacks: Stacks::default(),
         }
     }
 
-    /// What is wrong with the recording, in a sentence; known at its end.
-    pub fn warning(&self) -> Option<String> {
-        let name = self.reader.name();
-        if let Some(damage) = &self.damage {
-            return Some(format!("{name}: {damage}; what comes before is good"));
-        }
-        match self.reader.end() {
-            Some(End::Clean) | None => (self.unknown_kinds > 0).then(|| {
-                let count = self.unknown_kinds;
-                format!("{name}: {count} events of kinds that this version does not know were skipped")
-            }),
-            Some(end) => Some(format!("{name}: {end}; what comes before is good")),
-        }
+    /// The recording itself: its index, how far it was read.
+    pub fn reader(&mut self) -> &mut RecordReader {
+        &mut self.reader
+    }
+
+    /// Goes to the block with the first event at `ts_ns` or later; see [`RecordReader::seek`]. What follows needs an
+    /// [`order::Order`] of its own, made with [`order::Order::midway`].
+    ///
+    /// # Errors
+    /// If the recording is a pipe, or cannot be read.
+    pub fn seek(&mut self, ts_ns: u64) -> Result<(), ReadError> {
+        self.reader.seek(ts_ns)?;
+        self.stopped = false;
+        self.damage = None;
+        self.latest_ns = 0;
+        Ok(())
     }
 
     /// Where the next block begins, with what was known by then.
     pub fn place(&self) -> Place {
         Place {
-            offset: self.reader.offset(),
+            offset: self.reader.position(),
             losses: self.losses.clone(),
-            stacks: self.stacks.len(),
             unknown_kinds: self.unknown_kinds,
             latest_ns: self.latest_ns,
         }
@@ -98,19 +103,44 @@ impl Replay {
     /// # Errors
     /// If the recording is no file, or cannot be read any more.
     pub fn go_to(&mut self, place: &Place) -> anyhow::Result<()> {
-        let path = self.path.as_deref().context("a pipe cannot be gone back in")?;
-        let again = || format!("cannot read the recording {} again", path.display());
-        let mut file = File::open(path).with_context(again)?;
-        file.seek(SeekFrom::Start(place.offset)).with_context(again)?;
-        self.reader.resume(Box::new(file), place.offset);
+        self.reader.resume(place.offset)?;
         self.losses.clone_from(&place.losses);
-        self.stacks.truncate(place.stacks);
         self.unknown_kinds = place.unknown_kinds;
         self.latest_ns = place.latest_ns;
         self.summary = None;
         self.damage = None;
         self.stopped = false;
         Ok(())
+    }
+
+    /// What is wrong with the recording, in a sentence; known at its end.
+    pub fn warning(&self) -> Option<String> {
+        let name = self.reader.name();
+        let lost = match self.damages.as_slice() {
+            [] => String::new(),
+            [first, rest @ ..] => {
+                let bytes: u64 = self.damages.iter().map(|damage| damage.len).sum();
+                let more = match rest.len() {
+                    0 => String::new(),
+                    more => format!(", and in {more} more places"),
+                };
+                let Damage { offset, reason, .. } = first;
+                format!("{bytes} bytes could not be read at offset {offset} ({reason}){more}; ")
+            }
+        };
+        let end = match (&self.damage, self.reader.end()) {
+            (Some(damage), _) => Some(format!("{damage}; what comes before is good")),
+            (None, Some(End::Clean) | None) => None,
+            (None, Some(end)) => Some(format!("{end}; what comes before is good")),
+        };
+        match (lost.is_empty(), end) {
+            (_, Some(end)) => Some(format!("{name}: {lost}{end}")),
+            (false, None) => Some(format!("{name}: {lost}the rest is good")),
+            (true, None) => (self.unknown_kinds > 0).then(|| {
+                let count = self.unknown_kinds;
+                format!("{name}: {count} events of kinds that this version does not know were skipped")
+            }),
+        }
     }
 
     /// How the recording ends, once it was read to there.
@@ -127,6 +157,11 @@ impl Replay {
     pub fn unknown_kinds(&self) -> u64 {
         self.unknown_kinds
     }
+
+    /// What could not be read so far; the first thousand of it.
+    pub fn damages(&self) -> &[Damage] {
+        &self.damages
+    }
 }
 
 impl Source for Replay {
@@ -141,33 +176,47 @@ impl Source for Replay {
         match self.reader.next_frame()? {
             None => return Ok(Poll::End),
             Some(Frame::Losses(losses)) => self.losses = losses,
-            Some(Frame::Stacks(stacks)) => {
-                for stack in stacks {
-                    self.stacks.push(stack);
-                }
-            }
             Some(Frame::Summary(summary)) => {
                 self.losses = summary.losses.clone();
                 self.summary = Some(*summary);
             }
-            Some(Frame::Events(bytes)) => {
-                let mut rest = bytes;
-                while !rest.is_empty() {
-                    let (event, len) = match decode(rest) {
-                        Ok(found) => found,
-                        Err(DecodeError::Kind { len, .. }) if usize::from(len) <= rest.len() => {
-                            self.unknown_kinds += 1;
-                            (order::placeholder(header_of(rest)), usize::from(len))
-                        }
-                        Err(error) => {
-                            self.damage =
-                                Some(format!("a block holds no event where one should be: {error}"));
-                            break;
-                        }
-                    };
-                    self.latest_ns = self.latest_ns.max(event.header.ts_ns);
-                    sink(&event);
-                    rest = &rest[len..];
+            Some(Frame::Clock(_) | Frame::Stacks) => {}
+            Some(Frame::Damage(damage)) => {
+                sink(&gap(&damage));
+                if self.damages.len() < DAMAGES {
+                    self.damages.push(damage);
+                }
+            }
+            Some(Frame::Events(block)) => {
+                let entry = *block.entry();
+                let (latest_ns, unknown_kinds) = (&mut self.latest_ns, &mut self.unknown_kinds);
+                let result = block.read(|item| match item {
+                    Item::Event(event) => {
+                        *latest_ns = (*latest_ns).max(event.header.ts_ns);
+                        sink(event);
+                    }
+                    Item::Unknown(bytes) => {
+                        *unknown_kinds += 1;
+                        let event = order::placeholder(header(bytes).unwrap_or(NO_HEADER));
+                        *latest_ns = (*latest_ns).max(event.header.ts_ns);
+                        sink(&event);
+                    }
+                });
+                if let Err(error) = result {
+                    let offset = entry.offset;
+                    if self.reader.recovers() {
+                        let damage = Damage {
+                            offset,
+                            len: entry.len,
+                            reason: error.to_string(),
+                            before_ns: *latest_ns,
+                            after_ns: 0,
+                        };
+                        sink(&gap(&damage));
+                        self.damages.push(damage);
+                    } else {
+                        self.damage = Some(format!("corrupt at offset {offset}: {error}"));
+                    }
                 }
             }
         }
@@ -177,12 +226,12 @@ impl Source for Replay {
         })
     }
 
-    fn stacks(&self) -> &Stacks {
-        &self.stacks
-    }
-
     fn stop(&mut self) {
         self.stopped = true;
+    }
+
+    fn stacks(&self) -> &Stacks {
+        self.reader.stacks()
     }
 
     fn losses(&mut self) -> anyhow::Result<Losses> {
@@ -190,23 +239,17 @@ impl Source for Replay {
     }
 }
 
-/// The header of an event whose kind is unknown: the decoder has found it whole, and its layout is
-/// the same for all kinds.
-fn header_of(bytes: &[u8]) -> Header {
-    let mut known = [0; MAX_EVENT];
-    let len = bytes.len().min(MAX_EVENT);
-    known[..len].copy_from_slice(&bytes[..len]);
-    let number = known[1];
-    // Any known kind will do to have the header read.
-    known[0] = ABI;
-    known[1] = tracer_common::wire::Kind::Gap as u8;
-    let wire_len = tracer_common::wire::Kind::Gap.wire_len();
-    known[2..4].copy_from_slice(&wire_len.to_le_bytes());
-    match decode(&known) {
-        Ok((event, _)) => Header {
-            kind: number,
-            ..event.header
-        },
-        Err(_) => Event::synthetic(tracer_common::wire::Kind::Gap, 0).header,
-    }
+/// Readers hand over no event without a whole header.
+const NO_HEADER: Header = Event::synthetic(Kind::Gap, 0).header;
+
+/// The gap that stands for a damaged part of a recording. How many events it had is not known (`arg` is 0): what is
+/// missing by the numbering of each CPU shows as gaps of their own. `vma` has its offset in the file, `mm` its length in
+/// bytes, `vm_start` and `vm_end` have the times around it, as in any gap. No flag is set: none is an address.
+pub fn gap(damage: &Damage) -> Event {
+    let mut event = Event::synthetic(Kind::Gap, damage.before_ns);
+    event.body.vma = damage.offset;
+    event.body.mm = damage.len;
+    event.body.vm_start = damage.before_ns;
+    event.body.vm_end = damage.after_ns;
+    event
 }

@@ -242,9 +242,11 @@ struct Recorder {
 impl Recorder {
     fn start(name: &str, world: &World) -> anyhow::Result<Self> {
         let mut info = SourceInfo::clone(world.info());
-        let (monotonic, realtime) = clock::both();
-        info.start_monotonic_ns = monotonic.min(world.now_ns().max(info.start_monotonic_ns));
-        info.start_realtime_ns = realtime;
+        let now = clock::anchor();
+        let start = now.monotonic_ns.min(world.now_ns().max(info.start_monotonic_ns));
+        info.start_monotonic_ns = start;
+        info.start_realtime_ns = now.realtime_ns.saturating_sub(now.monotonic_ns - start);
+        info.anchor = Some(now);
         info.first_numbers.clear();
         Ok(Self {
             writer: recording::create(std::path::Path::new(name), &info)?,
