@@ -8,6 +8,7 @@
 
 mod block;
 pub mod columns;
+mod error;
 mod frame;
 mod index;
 mod input;
@@ -21,9 +22,10 @@ use crate::info::Losses;
 
 pub use block::{BLOCK_MEMORY, MemoryBlock};
 pub use columns::{BlockError, Item};
+pub use error::{Damage, End, ReadError};
 pub use frame::{FRAME_LEN, FRAME_MAGIC, FrameType, MAGIC, PAYLOAD_LIMIT, PREFIX_LEN, VERSION};
 pub use index::{Entry, Index};
-pub use reader::{Block, Damage, End, Frame, ReadError, RecordReader};
+pub use reader::{Block, Frame, RecordReader};
 pub use writer::{RecordWriter, create, is_broken_pipe};
 
 /// What a recording that was ended on purpose says of itself.
