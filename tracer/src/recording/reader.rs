@@ -91,9 +91,14 @@ fn read_wire(mut rest: &[u8], count: u32, mut sink: impl FnMut(Item<'_>)) -> Res
 
 /// A frame of stacks.
 #[derive(Deserialize)]
-struct StacksIn {
-    first: usize,
-    stacks: Vec<Stack>,
+#[serde(untagged)]
+enum StacksIn {
+    Numbered {
+        first: usize,
+        stacks: Vec<Stack>,
+    },
+    /// Version 1: they go on where the frame before ended.
+    On(Vec<Stack>),
 }
 
 /// Reads frames one by one. Memory is bounded, whatever the file says.
@@ -116,6 +121,8 @@ pub struct RecordReader {
     decoder: Decoder,
     stacks: Stacks,
     stack_bytes: usize,
+    /// Frames of stacks before here have been read, in bytes.
+    stacks_until: u64,
     latest_ns: u64,
     finished: bool,
     end: Option<End>,
@@ -204,6 +211,7 @@ impl RecordReader {
             decoder: Decoder::default(),
             stacks: Stacks::default(),
             stack_bytes: 0,
+            stacks_until: 0,
             latest_ns: 0,
             finished: false,
             end: None,
@@ -452,7 +460,7 @@ impl RecordReader {
             self.go_to(at)?;
             if let Step::Frame(header) = self.step()? {
                 // What is wrong with it is told when it is read in its turn.
-                drop(self.take_stacks(&header));
+                drop(self.take_stacks(at, &header));
             }
         }
         self.go_to(offset)?;
@@ -525,7 +533,7 @@ impl RecordReader {
                     Ok(anchor) => return Ok(Some(Frame::Clock(anchor))),
                     Err(reason) => reason,
                 },
-                Some(FrameType::Stacks) => match self.take_stacks(&header) {
+                Some(FrameType::Stacks) => match self.take_stacks(offset, &header) {
                     Ok(()) => return Ok(Some(Frame::Stacks)),
                     Err(reason) => reason,
                 },
@@ -575,15 +583,19 @@ impl RecordReader {
         serde_json::from_slice(&self.raw).map_err(|error| error.to_string())
     }
 
-    fn take_stacks(&mut self, header: &FrameHeader) -> Result<(), String> {
-        let StacksIn { first, stacks } = self.json()?;
-        if stacks.len() != header.count as usize {
-            return Err(format!("{} stacks instead of {}", stacks.len(), header.count));
-        }
-        let known = self.stacks.len();
-        if first == 0 || first + stacks.len() <= known {
+    fn take_stacks(&mut self, offset: u64, header: &FrameHeader) -> Result<(), String> {
+        if offset < self.stacks_until {
             // Read before, by a seek.
             return Ok(());
+        }
+        self.stacks_until = offset + header.frame_len();
+        let known = self.stacks.len();
+        let (first, stacks) = match self.json()? {
+            StacksIn::Numbered { first, stacks } => (first, stacks),
+            StacksIn::On(stacks) => (known + 1, stacks),
+        };
+        if first <= known {
+            return Err(format!("stacks from {first} on, which are known up to {known}"));
         }
         // A hole in the numbers is what damage leaves; it is filled, but not at any price.
         self.stack_bytes += self.raw.len() + first.saturating_sub(known).saturating_mul(size_of::<Stack>());
@@ -593,8 +605,7 @@ impl RecordReader {
         while self.stacks.len() + 1 < first {
             self.stacks.push(Stack::default());
         }
-        let new = self.stacks.len() + 1 - first;
-        for stack in stacks.into_iter().skip(new) {
+        for stack in stacks {
             self.stacks.push(stack);
         }
         Ok(())
