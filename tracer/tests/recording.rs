@@ -597,7 +597,7 @@ fn stack(number: u32) -> Stack {
 
 #[test]
 fn stacks_are_known_before_the_events_that_have_their_numbers_and_after_every_seek() {
-    let folder = Folder::new("stacks");
+    let folder = Folder::new("stacks-seek");
     let path = folder.file("a.rec");
     let mut writer = create(&path, &info()).unwrap();
     let mut table = Stacks::default();
@@ -637,7 +637,7 @@ fn stacks_are_known_before_the_events_that_have_their_numbers_and_after_every_se
                 "an event has a stack that nobody knows"
             );
         }
-        assert_eq!(next, 1_000);
+        assert_eq!(next, 1_000, "from {from}: {:?}", reader.end());
         assert_eq!(reader.end(), Some(&End::Clean));
         assert_eq!(reader.stacks().len(), 100);
         assert_eq!(reader.stacks().get(42), Some(&stack(41)));
