@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 pub const JITTER_NS: u64 = 10_000;
 /// How long changes wait for one without which they make no chain, in nanoseconds: the CPU that made it may stand
 /// still before it could tell (of a virtual machine, for a good part of a second).
-pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
+pub const PATIENCE_NS: u64 = 1_000_000_000;
 /// Steps of the search for each change before it is given up.
 const STEPS: usize = 256;
 
