@@ -11,6 +11,7 @@ use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::provoke::ProvokeArgs;
+use crate::serve::ServeArgs;
 use crate::sim::SimArgs;
 use crate::sink::stats::Section;
 use crate::text::SitesArgs;
@@ -83,6 +84,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Turn a recording into a format that other tools read.
     Export(ExportArgs),
+    /// Numbers for monitoring: for Prometheus to fetch, or pushed by OTLP; until ^C.
+    Serve(ServeArgs),
     /// What this kernel lets us see, by which mechanism, what stays unseen and why.
     Doctor(DoctorArgs),
     /// Every change of one VMA's lock, by a hardware watchpoint: the truth about one lock, inlined or not.
@@ -211,6 +214,7 @@ impl Command {
             Self::Stats(_) => "stats",
             Self::Check(_) => "check",
             Self::Export(_) => "export",
+            Self::Serve(_) => "serve",
             Self::Doctor(_) => "doctor",
             Self::Watch(_) => "watch",
             Self::Model(_) => "model",

@@ -29,7 +29,7 @@ use crate::source::replay::Replay;
 use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
 use crate::tui::{self, ScreenArgs};
-use crate::{export, flight, judge, model, provoke, sim, text, validate, watch};
+use crate::{export, flight, judge, model, provoke, serve, sim, text, validate, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -88,6 +88,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             VIOLATION
         }),
         Some(Command::Export(args)) => export::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args, log),
         Some(Command::Doctor(args)) => doctor(&args),
         Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),
         Some(Command::Model(args)) => model::run(args),

@@ -16,6 +16,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tracer_common::wire::Event;
 
+use crate::check::Checker;
+use crate::contention::Contention;
 use crate::info::{Losses, SourceInfo};
 use crate::order::Order;
 use crate::pipeline::{Ended, Stop};
@@ -23,6 +25,7 @@ use crate::recording::RecordReader;
 use crate::sink::address::Addresses;
 use crate::sink::csv::CsvWriter;
 use crate::sink::folded::FoldedWriter;
+use crate::sink::html::HtmlWriter;
 use crate::sink::jsonl::JsonlWriter;
 use crate::sink::parquet::ParquetWriter;
 use crate::sink::perfetto::PerfettoWriter;
@@ -52,6 +55,11 @@ pub trait Exporter {
 
     /// Whether [`Self::interval`] shall be called.
     fn wants_intervals(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Ending::checker`] and [`Ending::contention`] shall be there, which takes time.
+    fn wants_checks(&self) -> bool {
         false
     }
 
@@ -90,6 +98,10 @@ pub struct Ending<'a> {
     pub losses: &'a Losses,
     /// All stacks.
     pub stacks: &'a Stacks,
+    /// The checks, after their `finish`, if they were wanted.
+    pub checker: Option<&'a Checker>,
+    /// Who was in whose way, if that was wanted.
+    pub contention: Option<&'a Contention>,
     /// What was asked for.
     pub pick: &'a Pick,
     /// Whether the recording came to its end on purpose, and was read to there.
@@ -123,6 +135,12 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<u8> {
             Output::create(&args.output)?,
             args.measure,
             args.format == Format::Flamegraph,
+        )),
+        Format::Html => Box::new(HtmlWriter::new(
+            Output::create(&args.output)?,
+            info.start_monotonic_ns,
+            addresses,
+            args.privacy,
         )),
         Format::Csv => Box::new(CsvWriter::new(Output::create(&args.output)?, &info, addresses)?),
     };
@@ -167,7 +185,10 @@ impl Reading {
         let info = self.replay.info().clone();
         let mut engine = Engine::new(&info);
         let mut intervals = exporter.wants_intervals().then(Intervals::default);
-        if intervals.is_some() {
+        let mut checks = exporter
+            .wants_checks()
+            .then(|| (Checker::new(&info), Contention::default()));
+        if intervals.is_some() || checks.is_some() {
             engine.keep_notes();
         }
         let mut order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
@@ -186,9 +207,12 @@ impl Reading {
             let losses = self.replay.losses()?;
             if losses != known {
                 // A run that the kernel skipped leaves no hole in the numbering.
-                if losses.missed != missed {
-                    missed = losses.missed;
-                    engine.forget();
+                let skipped = losses.missed != missed;
+                missed = losses.missed;
+                match &mut checks {
+                    Some((checker, _)) => checker.losses(&mut engine, skipped),
+                    None if skipped => engine.forget(),
+                    None => {}
                 }
                 exporter.losses(engine.now_ns(), &losses)?;
                 known.clone_from(&losses);
@@ -202,11 +226,18 @@ impl Reading {
                 if past || result.is_err() {
                     return;
                 }
-                engine.apply(event, &mut |event, meta| {
+                let mut hand_on = |event: &Event, meta: &Meta| {
                     if pick.takes(event) && result.is_ok() {
                         result = exporter.event(event, meta, stacks);
                     }
-                });
+                };
+                match &mut checks {
+                    Some((checker, contention)) => {
+                        checker.apply(&mut engine, event, &mut hand_on);
+                        contention.observe(&engine, event);
+                    }
+                    None => engine.apply(event, &mut hand_on),
+                }
                 if let Some(intervals) = &mut intervals {
                     intervals.observe(&engine, event, pick, &mut |interval| {
                         if result.is_ok() {
@@ -235,6 +266,10 @@ impl Reading {
             });
             result?;
         }
+        if let Some((checker, contention)) = &mut checks {
+            checker.finish();
+            contention.finish(&engine);
+        }
         self.progress.clear();
         let mut warnings: Vec<String> = self.replay.warning().into_iter().collect();
         if ended == Some(Ended::Signal) {
@@ -253,6 +288,8 @@ impl Reading {
             order: &order,
             losses: &known,
             stacks,
+            checker: checks.as_ref().map(|(checker, _)| checker),
+            contention: checks.as_ref().map(|(_, contention)| contention),
             pick: &self.pick,
             complete: self.replay.summary().is_some() && ended.is_none(),
             warnings,

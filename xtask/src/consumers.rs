@@ -99,6 +99,22 @@ pub(crate) fn installed(program: &str, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("the package {package} was installed but brought no {program}"))
 }
 
+/// A program of a Debian package that needs nothing but the C library: unpacked into the cache, since installing the
+/// package would start a service.
+pub(crate) fn unpacked(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = ws::in_path(program) {
+        return Ok(path);
+    }
+    let home = ws::cache()?.join("consumers").join(package);
+    let path = home.join("usr/bin").join(program);
+    if !path.is_file() {
+        let apt = Apt::open(Suites::Machine)?;
+        apt.refresh()?;
+        ws::atomically(&home, |new| apt.unpack(package, new))?;
+    }
+    Ok(path)
+}
+
 /// Runs one of the scripts in `xtask/consumers/`; what it says is the error if it fails.
 pub(crate) fn run(script: &str, args: &[&Path], environment: &[(&str, &Path)]) -> Result<String> {
     let path = ws::root().join("xtask/consumers").join(script);

@@ -57,6 +57,12 @@ impl Scenes {
             event.body.vm_start = 0x7f00_0000_0000;
             event.body.vm_end = 0x7f00_0020_0000;
             event.body.vm_refcnt = count;
+            // Equal, and the latter odd, only under a writer.
+            event.body.mm_lock_seq = 2;
+            event.body.vm_lock_seq = 1;
+            if kind == Kind::VmaWriteAcquire {
+                (event.body.vm_lock_seq, event.body.mm_lock_seq) = (3, 3);
+            }
             event.body.arg = arg;
         });
     }
@@ -119,16 +125,21 @@ impl Scenes {
             event.body.vm_refcnt = 1_005;
             event.body.arg = 2_000 + child;
         });
-        self.push(child, Kind::TaskExec, |_| {});
         let name = NAMES[round as usize % NAMES.len()];
-        for kind in [Kind::MmapStart, Kind::MmapAcquire, Kind::MmapRelease] {
+        for kind in [
+            Kind::TaskExec,
+            Kind::MmapStart,
+            Kind::MmapAcquire,
+            Kind::MmapRelease,
+            Kind::TaskExit,
+        ] {
             self.push(child, kind, |event| {
                 event.header.comm = [0; 16];
                 event.header.comm[..name.len()].copy_from_slice(name);
                 event.header.site = 3;
+                event.body.arg = u32::from(kind == Kind::TaskExit);
             });
         }
-        self.push(child, Kind::TaskExit, |event| event.body.arg = 1);
     }
 }
 

@@ -78,6 +78,8 @@ pub enum Format {
     Folded,
     /// The flame graph itself, as one SVG.
     Flamegraph,
+    /// One page with timeline, tables, histograms, wait chains and assertions, that needs no network.
+    Html,
 }
 
 /// What `folded` and `flamegraph` sum up.

@@ -2,6 +2,7 @@
 
 pub(crate) mod accuracy;
 mod cargo;
+mod export;
 pub(crate) mod fault_cost;
 mod guest;
 mod native;
@@ -67,6 +68,18 @@ const GROUPS: &[Group] = &[
         run: cargo::engine,
     },
     Group {
+        rows: &[
+            export::EXPORT,
+            export::JSONL,
+            export::PARQUET,
+            export::PERFETTO,
+            export::CSV,
+            export::HTML,
+            export::FOLDED,
+        ],
+        run: export::run,
+    },
+    Group {
         rows: &[cargo::EVENT_SIZE],
         run: cargo::event_size,
     },
@@ -78,10 +91,23 @@ const GROUPS: &[Group] = &[
 
 /// Rows that are measured along with another one when that is asked for by name: what we say has to be right by
 /// lockdep, by the lock's own count, and cheap enough to be asked.
-const PARTS: &[(&str, &[&str])] = &[(
-    accuracy::ACCURACY,
-    &[accuracy::ACCOUNTING, fault_cost::FAULT_COST],
-)];
+const PARTS: &[(&str, &[&str])] = &[
+    (
+        accuracy::ACCURACY,
+        &[accuracy::ACCOUNTING, fault_cost::FAULT_COST],
+    ),
+    (
+        export::EXPORT,
+        &[
+            export::JSONL,
+            export::PARQUET,
+            export::PERFETTO,
+            export::CSV,
+            export::HTML,
+            export::FOLDED,
+        ],
+    ),
+];
 
 fn is_part_of(row: &str, whole: &str) -> bool {
     PARTS

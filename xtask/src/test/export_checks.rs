@@ -1,9 +1,11 @@
 //! What tracer exports, read by programs that nobody here wrote.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -28,6 +30,9 @@ const CHECKS: &[Check] = &[
     ("export/parquet/spark", spark),
     ("export/folded/inferno", folded),
     ("export/flamegraph/xml", flamegraph),
+    ("export/html/chromium", html),
+    ("export/metrics/promtool+otlp", metrics),
+    ("export/interrupt-leaves-whole-files", interrupt),
     ("export/files-are-whole-and-private", files),
 ];
 
@@ -221,6 +226,74 @@ fn flamegraph(place: &Place) -> Result<()> {
     let svg = place.export("flamegraph", "a.svg", &[])?;
     let lines = place.export("folded", "b.folded", &[])?;
     consumers::run("flamegraph.py", &[&svg, &lines], &[]).map(drop)
+}
+
+/// In a real browser, without any network.
+fn html(place: &Place) -> Result<()> {
+    let page = place.export("html", "a.html", &[])?;
+    let chromium = consumers::installed("chromium", "chromium")?;
+    let profile = place.path("profile");
+    consumers::run("page.py", &[&chromium, &profile, &page], &[]).map(drop)
+}
+
+/// What Prometheus fetches, and what a collector is pushed.
+fn metrics(place: &Place) -> Result<()> {
+    let promtool = consumers::unpacked("promtool", "prometheus")?;
+    consumers::run(
+        "metrics.py",
+        &[&place.tracer, &place.sample, &place.stats()?, &promtool],
+        &[],
+    )
+    .map(drop)
+}
+
+/// ^C ends an export early, with whole lines at their place.
+fn interrupt(place: &Place) -> Result<()> {
+    let sample = fs::read(&place.sample).context("sample.rec")?;
+    let path = place.path("early.jsonl");
+    let mut child = Command::new(&place.tracer)
+        .args(["export", "-", "-f", "jsonl", "-o"])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting tracer")?;
+    let mut input = child.stdin.take().context("tracer's input")?;
+    input
+        .write_all(&sample[..sample.len() * 9 / 10])
+        .context("feeding tracer")?;
+    // It has caught signals once its file is there.
+    let begun = Instant::now();
+    while !fs::read_dir(place.scratch.path())
+        .context("the scratch folder")?
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().starts_with(".early.jsonl."))
+    {
+        ensure!(begun.elapsed().as_secs() < 20, "tracer makes no file");
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(300));
+    ensure!(!path.exists(), "the file is there before it is whole");
+    let pid = libc::pid_t::try_from(child.id()).context("a process ID")?;
+    // SAFETY: kill touches no memory of ours; the child has not been waited for.
+    unsafe { libc::kill(pid, libc::SIGINT) };
+    drop(input);
+    let out = child.wait_with_output().context("waiting for tracer")?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "tracer ended with {}: {said}", out.status);
+    ensure!(
+        said.contains("stopped by a signal"),
+        "it does not say that it stopped: {said}"
+    );
+    let text = fs::read_to_string(&path).context("early.jsonl")?;
+    ensure!(
+        text.ends_with('\n') && text.lines().count() > 1,
+        "no whole lines: {text:.200}"
+    );
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).with_context(|| format!("line {line:?}"))?;
+    }
+    Ok(())
 }
 
 /// Nobody else may read them, and what fails leaves the old one.
