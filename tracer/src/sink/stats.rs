@@ -105,6 +105,8 @@ pub struct Report {
     pub mms: Vec<MmReport>,
     /// VMAs in sum.
     pub vmas: VmaReport,
+    /// Names that were seen to be used a second time: what was known by them was dropped then.
+    pub reused: ReusedReport,
     /// What the tracer itself did; part of the above.
     #[serde(rename = "self")]
     pub own: CountersReport,
@@ -529,6 +531,17 @@ pub struct MmReport {
     pub vmas_write_locked: u64,
 }
 
+/// Names that were seen to be used a second time.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ReusedReport {
+    /// Times that the memory of a VMA was another one's.
+    pub vmas: u64,
+    /// Times that the memory of an address space was another one's.
+    pub mms: u64,
+    /// Times that the number of a thread was another process's.
+    pub tids: u64,
+}
+
 /// VMAs in sum.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct VmaReport {
@@ -722,6 +735,11 @@ impl Report {
             tasks: collect::tasks(inputs),
             mms: collect::mms(inputs),
             vmas: collect::vmas(inputs),
+            reused: ReusedReport {
+                vmas: totals.recycled_vmas,
+                mms: totals.recycled_mms,
+                tids: totals.reused_tids,
+            },
             own: CountersReport::new(&engine.own_tasks()),
             unseen: info.unseen.clone(),
             anomalies: collect::anomalies(inputs),

@@ -51,6 +51,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 );
                 Ok(())
             }),
+            ("a-high-fallback-rate-is-written", |e| {
+                e.succeeded()?;
+                let fired = &json(e, "rate.stats.json")?["flight"]["fired"];
+                expect("trigger", &fired["trigger"].as_str(), &Some("fallback-rate>1%"))
+            }),
             ("kernel-is-content", Evidence::kernel_is_content),
         ],
     },
@@ -72,14 +77,17 @@ fn provoke(ctx: &Ctx) -> Result<Outcome> {
 fn flight(ctx: &Ctx) -> Result<Outcome> {
     let mut guest = ctx.guest();
     guest.smp = 3;
-    guest.timeout = Duration::from_secs(180);
+    guest.timeout = Duration::from_secs(300);
     guest.sh(
         "tracer record -o /out/quiet.rec --on 'wait>2s' --on 'hold>10s' --on violation --duration 2s 2> /out/quiet.err
          echo $? > /out/quiet.code
          su user -c 'tracer provoke detach --duration 300ms --json' > /out/user.json 2> /out/user.err
          echo $? > /out/user.code
          tracer record -o /out/a.rec --on 'wait>300ms' --after 500ms -- workload holder --json > /out/truth.json 2> /out/err &&
-         tracer stats --json /out/a.rec > /out/stats.json",
+         tracer stats --json /out/a.rec > /out/stats.json &&
+         tracer record -o /out/rate.rec --on 'fallback-rate>1%' --after 100ms --duration 60s -- \
+           tracer provoke write-lock --unprivileged --duration 5s > /out/rate.out 2> /out/rate.err &&
+         tracer stats --json /out/rate.rec > /out/rate.stats.json",
     )
 }
 

@@ -410,7 +410,18 @@ impl<W: Write> Page<'_, W> {
                 count(mm.acquires["vma_write"])
             )?;
         }
-        self.rest(report.mms.len(), "address spaces")
+        self.rest(report.mms.len(), "address spaces")?;
+        let reused = report.reused;
+        if reused.vmas + reused.mms + reused.tids > 0 {
+            writeln!(
+                self.out,
+                "used again: {} vm_area_structs, {} mm_structs, {} thread numbers",
+                count(reused.vmas),
+                count(reused.mms),
+                count(reused.tids)
+            )?;
+        }
+        Ok(())
     }
 
     fn rest(&mut self, all: usize, what: &str) -> io::Result<()> {
