@@ -68,6 +68,8 @@ impl Ctx {
     pub(crate) fn guest(&self) -> Guest {
         let mut guest = Guest::new(self.kernel.clone(), Arc::clone(&self.tools));
         guest.out = Some(self.out());
+        // Beside other work on the machine each of these may take several times as long.
+        guest.timeout = Duration::from_secs(300);
         if self.sites.is_dir() {
             guest.adds.push((self.sites.clone(), REMEMBERED.to_owned()));
         }

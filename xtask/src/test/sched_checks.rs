@@ -55,7 +55,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         on: On::These(&["7.3"]),
         boot: |ctx| {
             let mut guest = ctx.guest();
-            guest.timeout = Duration::from_secs(180);
+            guest.timeout = Duration::from_secs(300);
             guest.sh(
                 "tracer record -o /tmp/it.rec --stacks 0 --user-symbols -- workload holder --kind read -p 4096 -d 200 --json \
                    > /out/it.json 2> /out/it.err &&
