@@ -7,9 +7,9 @@ mod intervals;
 mod output;
 mod pick;
 mod progress;
+mod stdin;
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,10 +34,11 @@ use crate::source::replay::Replay;
 use crate::source::{Poll, Source as _};
 use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
+use stdin::Stdin;
 
 pub use args::{ExportArgs, Format, Measure, PickArgs, PrivacyArgs};
 pub use intervals::{Holder, Interval, Intervals, Waiter};
-pub use output::Output;
+pub use output::{Output, Whole};
 pub use pick::{Moment, Pick};
 pub use progress::{Meter, Progress};
 
@@ -155,6 +156,7 @@ pub struct Reading {
     replay: Replay,
     pick: Pick,
     progress: Progress,
+    stop: Stop,
 }
 
 impl Reading {
@@ -164,8 +166,10 @@ impl Reading {
     /// If it is none, or `pick` leaves nothing of it.
     pub fn open(path: &Path, pick: &PickArgs) -> anyhow::Result<Self> {
         let meter = Meter::default();
+        let stop = Stop::new(None)?;
         let reader = if path.as_os_str() == "-" {
-            RecordReader::new(Box::new(meter.count(io::stdin())) as Box<_>, "standard input")?
+            let input = Stdin::new(stop.signal()).context("cannot read the standard input")?;
+            RecordReader::new(Box::new(meter.count(input)) as Box<_>, "standard input")?
         } else {
             let name = path.display().to_string();
             let file = File::open(path).with_context(|| format!("cannot read the recording {name}"))?;
@@ -177,6 +181,7 @@ impl Reading {
             replay,
             pick,
             progress: Progress::new(path, meter),
+            stop,
         })
     }
 
@@ -192,13 +197,12 @@ impl Reading {
             engine.keep_notes();
         }
         let mut order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
-        let mut stop = Stop::new(None)?;
         let mut ended = None;
         let mut missed = 0;
         let mut known = Losses::default();
         loop {
             if ended.is_none()
-                && let Some(reason) = stop.due()?
+                && let Some(reason) = self.stop.due()?
             {
                 ended = Some(reason);
                 self.replay.stop();
@@ -255,6 +259,10 @@ impl Reading {
             if past || poll == Poll::End {
                 break;
             }
+        }
+        // The input may have ended because of it.
+        if ended.is_none() && self.replay.summary().is_none() {
+            ended = self.stop.due()?;
         }
         let stacks = self.replay.stacks();
         if let Some(intervals) = &mut intervals {

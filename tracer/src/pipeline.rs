@@ -115,6 +115,11 @@ impl Stop {
         Arc::clone(&self.user)
     }
 
+    /// Whether a signal came, for whoever waits elsewhere.
+    pub(crate) fn signal(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.signal)
+    }
+
     /// One more reason to look at.
     pub fn also(&mut self, reason: impl FnMut() -> anyhow::Result<Option<Ended>> + 'static) {
         self.others.push(Box::new(reason));

@@ -1,23 +1,28 @@
-"""Starts `tracer serve` on a recording: fetches what Prometheus fetches, and takes what a collector is pushed.
+"""Starts `tracer serve` on a recording: Prometheus scrapes it, and what a collector is pushed is decoded.
 
-metrics.py TRACER RECORDING STATS PROMTOOL
+metrics.py TRACER RECORDING STATS PROMTOOL PROMETHEUS SCRATCH
 """
 
 import http.server
 import json
+import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.parse
 import urllib.request
 
 from google.protobuf import json_format
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.openmetrics import parser
 
-tracer, recording, stats, promtool = sys.argv[1:]
+tracer, recording, stats, promtool, prometheus, scratch = sys.argv[1:]
 stats = json.load(open(stats))
+scratch = pathlib.Path(scratch)
 pushed = []
 
 
@@ -77,6 +82,49 @@ try:
     lost = samples("tracer_lost_events", "_total", "cause")
     assert lost["missing"] == stats["events"]["missing"] and lost["ring_full"] == stats["events"]["dropped"]
     assert text.count("\n") < 400, "too many series"
+
+    # By Prometheus itself, which scrapes and answers questions.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    target = urllib.parse.urlsplit(address).netloc
+    config = scratch / "prometheus.json"
+    config.write_text(json.dumps({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "tracer", "static_configs": [{"targets": [target]}]}],
+    }))
+    scraper = subprocess.Popen(
+        [prometheus, f"--config.file={config}", f"--storage.tsdb.path={scratch / 'prometheus'}",
+         f"--web.listen-address=127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+
+    def query(expression):
+        """By the labels that are left, all in one string."""
+        asked = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            found = json.load(answer)["data"]["result"]
+        return {" ".join(sorted(one["metric"].values())): float(one["value"][1]) for one in found}
+
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                if query('up{job="tracer"} == 1'):
+                    break
+            except OSError:
+                # It does not listen yet.
+                assert scraper.poll() is None, "Prometheus ended at once"
+            assert time.monotonic() < until, "Prometheus does not find what is served"
+            time.sleep(0.3)
+        assert sum(query("sum by (kind) (tracer_events_total)").values()) == stats["events"]["total"]
+        waited = query("sum by (lock) (tracer_wait_seconds_count)")
+        assert waited == {lock: one["count"] for lock, one in stats["waits"].items()}, waited
+        half = query("histogram_quantile(0.5, sum by (le) (tracer_hold_seconds_bucket))")
+        assert list(half) == [""] and 0 < half[""] < 1, half
+    finally:
+        scraper.terminate()
+        scraper.wait(30)
 
     server.send_signal(signal.SIGINT)
     rest = server.stderr.read()

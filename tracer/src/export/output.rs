@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 /// Where an export goes. What is dropped without [`Output::finish`] leaves nothing behind.
 #[derive(Debug)]
@@ -72,17 +72,49 @@ impl Output {
     ///
     /// # Errors
     /// If the last bytes cannot be written, or the file cannot be moved; the old one stays then.
-    pub fn finish(mut self) -> anyhow::Result<()> {
+    pub fn finish(self) -> anyhow::Result<()> {
+        self.close()?.map_or(Ok(()), Whole::place)
+    }
+
+    /// Ends the file, but leaves it out of its place; `None` if it never had another one, as a pipe.
+    ///
+    /// # Errors
+    /// If the last bytes cannot be written.
+    pub fn close(mut self) -> anyhow::Result<Option<Whole>> {
         self.flush()?;
-        if let Self::File { file, path } = self {
-            file.as_file()
-                .sync_data()
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            file.persist(&path)
-                .map_err(|error| error.error)
-                .with_context(|| format!("cannot put {} in its place", path.display()))?;
-        }
-        Ok(())
+        let Self::File { file, path } = self else {
+            return Ok(None);
+        };
+        file.as_file()
+            .sync_data()
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let file = file.into_temp_path();
+        Ok(Some(Whole { file, path }))
+    }
+}
+
+/// A file that is whole and not at its place yet; without [`Self::place`] it goes away.
+#[derive(Debug)]
+pub struct Whole {
+    file: TempPath,
+    path: PathBuf,
+}
+
+impl Whole {
+    /// Its place.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts it in its place, over one that may be there.
+    ///
+    /// # Errors
+    /// If it cannot be moved; the old one stays then.
+    pub fn place(self) -> anyhow::Result<()> {
+        let Self { file, path } = self;
+        file.persist(&path)
+            .map_err(|error| error.error)
+            .with_context(|| format!("cannot put {} in its place", path.display()))
     }
 }
 

@@ -8,6 +8,7 @@ use tracer_common::wire::{Event, Kind};
 use super::args::PickArgs;
 use crate::cli::parse_duration;
 use crate::info::SourceInfo;
+use crate::sink::text;
 
 /// A time on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,28 @@ impl Pick {
             && self.takes_pid(pid)
     }
 
+    /// What was asked for, in words; `None`: everything.
+    pub fn describe(&self, info: &SourceInfo) -> Option<String> {
+        let since = |ns: u64| text::duration(ns.saturating_sub(info.start_monotonic_ns));
+        let mut parts = Vec::new();
+        if self.from_ns > info.start_monotonic_ns {
+            parts.push(format!("from {}", since(self.from_ns)));
+        }
+        if self.until_ns < u64::MAX {
+            parts.push(format!("up to {}", since(self.until_ns)));
+        }
+        if !self.pids.is_empty() {
+            let pids: Vec<String> = self.pids.iter().map(u32::to_string).collect();
+            parts.push(format!("processes {}", pids.join(" ")));
+        }
+        if let Some(chosen) = &self.kinds {
+            let kinds = Kind::ALL.iter().filter(|kind| chosen[**kind as usize]);
+            let names: Vec<&str> = kinds.map(|kind| kind.name()).collect();
+            parts.push(format!("kinds {}", names.join(" ")));
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
     /// Whether this process is asked for.
     pub fn takes_pid(&self, pid: u32) -> bool {
         self.pids.is_empty() || self.pids.contains(&pid)
@@ -172,6 +195,16 @@ mod tests {
         assert!(!pick.takes(&at(1_010, 7, Kind::MmapRelease)));
         assert!(pick.takes(&at(1_010, 0, Kind::Gap)));
         assert!(pick.is_past(1_020) && !pick.is_past(1_019));
+        assert_eq!(
+            pick.describe(&info()).unwrap(),
+            "from 10 ns, up to 20 ns, processes 7, kinds mmap_acquire gap"
+        );
+        assert_eq!(
+            Pick::new(&PickArgs::default(), &info())
+                .unwrap()
+                .describe(&info()),
+            None
+        );
     }
 
     #[test]

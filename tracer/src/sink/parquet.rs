@@ -54,7 +54,7 @@ impl ParquetWriter {
     /// Starts to write under `folder`.
     ///
     /// # Errors
-    /// If it cannot be made, or files of an earlier export of this recording cannot be removed.
+    /// If it cannot be made.
     pub fn new(
         folder: &Path,
         info: &SourceInfo,
@@ -74,7 +74,6 @@ impl ParquetWriter {
             properties: schema::properties(metadata(info, privacy)),
             schemas: schemas.clone(),
         };
-        place.remove_old()?;
         let mut by_number = vec![""; 256];
         for kind in Kind::ALL {
             by_number[*kind as usize] = kind.name();

@@ -31,7 +31,7 @@ const CHECKS: &[Check] = &[
     ("export/folded/inferno", folded),
     ("export/flamegraph/xml", flamegraph),
     ("export/html/chromium", html),
-    ("export/metrics/promtool+otlp", metrics),
+    ("export/metrics/prometheus+otlp", metrics),
     ("export/interrupt-leaves-whole-files", interrupt),
     ("export/files-are-whole-and-private", files),
 ];
@@ -239,21 +239,69 @@ fn html(place: &Place) -> Result<()> {
 /// What Prometheus fetches, and what a collector is pushed.
 fn metrics(place: &Place) -> Result<()> {
     let promtool = consumers::unpacked("promtool", "prometheus")?;
+    let prometheus = consumers::unpacked("prometheus", "prometheus")?;
     consumers::run(
         "metrics.py",
-        &[&place.tracer, &place.sample, &place.stats()?, &promtool],
+        &[
+            &place.tracer,
+            &place.sample,
+            &place.stats()?,
+            &promtool,
+            &prometheus,
+            place.scratch.path(),
+        ],
         &[],
     )
     .map(drop)
 }
 
-/// ^C ends an export early, with whole lines at their place.
+/// ^C ends an export early, with what there is of it at its place, whole.
 fn interrupt(place: &Place) -> Result<()> {
     let sample = fs::read(&place.sample).context("sample.rec")?;
-    let path = place.path("early.jsonl");
+    for format in [
+        "jsonl",
+        "csv",
+        "perfetto",
+        "folded",
+        "flamegraph",
+        "html",
+        "parquet",
+    ] {
+        let path = place.path(&format!("early.{format}"));
+        stop_early(place, &sample, format, &path).with_context(|| format!("an export as {format}"))?;
+    }
+    let text = fs::read_to_string(place.path("early.jsonl")).context("early.jsonl")?;
+    ensure!(
+        text.ends_with('\n') && text.lines().count() > 1,
+        "no whole lines: {text:.200}"
+    );
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).with_context(|| format!("line {line:?}"))?;
+    }
+    let csv = place.path("early.csv");
+    let lines = place.path("early.jsonl");
+    consumers::run("table.py", &[&csv, &lines], &[])?;
+    let (tables, questions) = (place.path("early.parquet"), ws::root().join("docs/fleet.md"));
+    let answers = place.path("early.json");
+    consumers::run(
+        "fleet.py",
+        &[Path::new("duckdb"), &questions, &tables, &answers],
+        &[],
+    )?;
+    let page = fs::read_to_string(place.path("early.html")).context("early.html")?;
+    ensure!(
+        page.ends_with("</html>\n") && page.contains("stopped by a signal"),
+        "the page does not say that it is not all"
+    );
+    let svg = place.path("early.flamegraph");
+    consumers::run("flamegraph.py", &[&svg, &place.path("early.folded")], &[]).map(drop)
+}
+
+/// Feeds most of a recording, presses ^C, and wants an orderly end.
+fn stop_early(place: &Place, sample: &[u8], format: &str, path: &Path) -> Result<()> {
     let mut child = Command::new(&place.tracer)
-        .args(["export", "-", "-f", "jsonl", "-o"])
-        .arg(&path)
+        .args(["export", "-", "-f", format, "-o"])
+        .arg(path)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -262,38 +310,41 @@ fn interrupt(place: &Place) -> Result<()> {
     input
         .write_all(&sample[..sample.len() * 9 / 10])
         .context("feeding tracer")?;
-    // It has caught signals once its file is there.
+    let pid = libc::pid_t::try_from(child.id()).context("a process ID")?;
     let begun = Instant::now();
-    while !fs::read_dir(place.scratch.path())
-        .context("the scratch folder")?
-        .flatten()
-        .any(|entry| entry.file_name().to_string_lossy().starts_with(".early.jsonl."))
-    {
-        ensure!(begun.elapsed().as_secs() < 20, "tracer makes no file");
+    while !catches_interrupts(pid)? {
+        ensure!(begun.elapsed().as_secs() < 20, "tracer does not catch ^C");
         thread::sleep(Duration::from_millis(20));
     }
     thread::sleep(Duration::from_millis(300));
-    ensure!(!path.exists(), "the file is there before it is whole");
-    let pid = libc::pid_t::try_from(child.id()).context("a process ID")?;
+    ensure!(
+        format == "parquet" || !path.exists(),
+        "the file is there before it is whole"
+    );
     // SAFETY: kill touches no memory of ours; the child has not been waited for.
     unsafe { libc::kill(pid, libc::SIGINT) };
-    drop(input);
+    // Its input stays open: whoever writes there need not have noticed.
     let out = child.wait_with_output().context("waiting for tracer")?;
+    drop(input);
     let said = String::from_utf8_lossy(&out.stderr);
     ensure!(out.status.success(), "tracer ended with {}: {said}", out.status);
     ensure!(
         said.contains("stopped by a signal"),
         "it does not say that it stopped: {said}"
     );
-    let text = fs::read_to_string(&path).context("early.jsonl")?;
-    ensure!(
-        text.ends_with('\n') && text.lines().count() > 1,
-        "no whole lines: {text:.200}"
-    );
-    for line in text.lines() {
-        serde_json::from_str::<serde_json::Value>(line).with_context(|| format!("line {line:?}"))?;
-    }
     Ok(())
+}
+
+/// Whether a process has a handler for SIGINT by now.
+fn catches_interrupts(pid: libc::pid_t) -> Result<bool> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .with_context(|| format!("{path} has no SigCgt"))?;
+    Ok(caught & 1 << (libc::SIGINT - 1) != 0)
 }
 
 /// Nobody else may read them, and what fails leaves the old one.

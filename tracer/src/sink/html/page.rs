@@ -55,9 +55,9 @@ pub(super) fn render(content: &Content<'_>) -> String {
     );
     head(&mut page, content);
     timeline(&mut page, content);
-    tasks(&mut page, content.report);
+    tasks(&mut page, content);
     locks(&mut page, content);
-    chains(&mut page, content.report);
+    chains(&mut page, content);
     assertions(&mut page, content);
     losses(&mut page, content);
     let _ = write!(
@@ -107,6 +107,10 @@ fn head(page: &mut String, content: &Content<'_>) {
     if !report.filters.is_empty() {
         fact("filters", report.filters.join(" "));
     }
+    let part = content.end.pick.describe(info);
+    if let Some(part) = &part {
+        fact("part", part.clone());
+    }
     if content.privacy.command_lines {
         fact("command", info.command.join(" "));
     }
@@ -114,6 +118,12 @@ fn head(page: &mut String, content: &Content<'_>) {
     page.push_str("</dl>\n");
     for warning in &report.warnings {
         let _ = writeln!(page, "<p class=\"warning\">{}</p>", escape(warning));
+    }
+    if part.is_some() {
+        page.push_str(
+            "<p class=\"note\">The timeline shows the part. The tables count from the beginning of the recording to the end of the part; \
+             tasks and wait chains are those of its processes.</p>\n",
+        );
     }
     page.push_str(
         "</header>\n<nav><a href=\"#timeline\">timeline</a><a href=\"#tasks\">tasks</a><a href=\"#locks\">locks</a>\
@@ -144,7 +154,7 @@ fn timeline(page: &mut String, content: &Content<'_>) {
     page.push_str("</section>\n");
 }
 
-fn tasks(page: &mut String, report: &Report) {
+fn tasks(page: &mut String, content: &Content<'_>) {
     page.push_str(
         "<section id=\"tasks\"><h2>Tasks</h2>\n<div class=\"tools\" hidden><label>Filter \
          <input id=\"filter\" type=\"search\" placeholder=\"name, tid or pid\"></label><output id=\"shown\"></output></div>\n",
@@ -154,7 +164,13 @@ fn tasks(page: &mut String, report: &Report) {
         let most = sums.values().map(|one| one.max_ns).max().unwrap_or(0);
         (total, most)
     };
-    let rows = report.tasks.iter().take(TASKS).map(|task| {
+    let tasks: Vec<_> = content
+        .report
+        .tasks
+        .iter()
+        .filter(|task| content.end.pick.takes_pid(task.pid))
+        .collect();
+    let rows = tasks.iter().take(TASKS).map(|task| {
         let (waited, longest_wait) = sum(&task.counters.waits);
         let (held, longest_hold) = sum(&task.counters.holds);
         let acquires = |name: &str| task.counters.acquires.get(name).copied().unwrap_or(0);
@@ -194,11 +210,11 @@ fn tasks(page: &mut String, report: &Report) {
         "longest hold",
     ];
     table(page, "task-table", &heads, rows);
-    if report.tasks.len() > TASKS {
+    if tasks.len() > TASKS {
         let _ = writeln!(
             page,
             "<p class=\"note\">The {TASKS} most active of {}.</p>",
-            text::count(report.tasks.len() as u64)
+            text::count(tasks.len() as u64)
         );
     }
     page.push_str("</section>\n");
@@ -252,17 +268,19 @@ fn locks(page: &mut String, content: &Content<'_>) {
     page.push_str("</div>\n</section>\n");
 }
 
-fn chains(page: &mut String, report: &Report) {
+fn chains(page: &mut String, content: &Content<'_>) {
     page.push_str("<section id=\"chains\"><h2>Wait chains</h2>\n");
-    let longest = report
-        .contention
-        .as_ref()
+    let contention = content.report.contention.as_ref();
+    let longest: Vec<_> = contention
         .map(|contention| contention.chains.longest.as_slice())
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .iter()
+        .filter(|wait| content.end.pick.takes_pid(wait.waiter.pid))
+        .collect();
     if longest.is_empty() {
         page.push_str("<p class=\"note\">Nobody waited for anybody.</p>\n");
     }
-    for wait in longest.iter().take(CHAINS) {
+    for wait in longest.into_iter().take(CHAINS) {
         let _ = write!(
             page,
             "<details><summary>{} ({}) waited {} for {}",

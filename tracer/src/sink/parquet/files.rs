@@ -1,5 +1,6 @@
 //! The thread that encodes batches into files.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use parquet::schema::types::TypePtr;
 
 use super::columns::{Batch, Column};
 use super::schema::Table;
-use crate::export::Output;
+use crate::export::{Output, Whole};
 
 /// Batches that wait to be encoded: memory is bounded by this.
 const QUEUE: usize = 1;
@@ -40,9 +41,16 @@ pub(super) struct Place {
     pub(super) schemas: [TypePtr; 3],
 }
 
+/// What the thread is told.
+enum Message {
+    Rows(Job),
+    /// All is there. Without this, nothing of it gets to its place.
+    Done,
+}
+
 /// The thread.
 pub(super) struct Encoder {
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -60,14 +68,19 @@ impl Encoder {
     }
 
     pub(super) fn send(&mut self, job: Job) -> anyhow::Result<()> {
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        self.tell(Message::Rows(job))
+    }
+
+    fn tell(&mut self, message: Message) -> anyhow::Result<()> {
+        let jobs = self.jobs.as_ref();
+        let sent = jobs.is_some_and(|jobs| jobs.send(message).is_ok());
+        // A thread that takes nothing more has something to say.
         if sent { Ok(()) } else { self.join() }
     }
 
     /// Waits until all is written and the files are in their places.
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
-        let jobs = self.jobs.take();
-        drop(jobs);
+        self.tell(Message::Done)?;
         self.join()
     }
 
@@ -76,6 +89,16 @@ impl Encoder {
             Some(Ok(result)) => result,
             Some(Err(_)) => bail!("the thread that writes the tables failed"),
             None => bail!("the tables could not be written"),
+        }
+    }
+}
+
+impl Drop for Encoder {
+    /// Waits until what was given up is gone from the disk.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
@@ -90,12 +113,19 @@ struct Open {
     parts: usize,
 }
 
-fn encode(place: &Place, queue: &Receiver<Job>) -> anyhow::Result<()> {
+fn encode(place: &Place, queue: &Receiver<Message>) -> anyhow::Result<()> {
     let mut open: [Open; 3] = Default::default();
-    while let Ok(job) = queue.recv() {
+    let mut whole = Vec::new();
+    loop {
+        let job = match queue.recv() {
+            Ok(Message::Rows(job)) => job,
+            Ok(Message::Done) => break,
+            // Something failed elsewhere: what was written goes away, and earlier files stay as they are.
+            Err(_) => return Ok(()),
+        };
         let open = &mut open[job.table as usize];
         if open.date != job.date || open.groups >= GROUPS {
-            open.close()?;
+            whole.extend(open.close()?);
         }
         if open.file.is_none() {
             open.file = Some(place.file(&job, open.parts)?);
@@ -108,14 +138,19 @@ fn encode(place: &Place, queue: &Receiver<Job>) -> anyhow::Result<()> {
             open.groups += 1;
         }
     }
-    open.iter_mut().try_for_each(Open::close)
+    for open in &mut open {
+        whole.extend(open.close()?);
+    }
+    let new: HashSet<PathBuf> = whole.iter().map(|file| file.path().to_owned()).collect();
+    whole.into_iter().try_for_each(Whole::place)?;
+    place.remove_old(&new)
 }
 
 impl Open {
-    fn close(&mut self) -> anyhow::Result<()> {
+    fn close(&mut self) -> anyhow::Result<Option<Whole>> {
         match self.file.take() {
-            Some(file) => file.into_inner()?.finish(),
-            None => Ok(()),
+            Some(file) => file.into_inner()?.close(),
+            None => Ok(None),
         }
     }
 }
@@ -144,8 +179,8 @@ impl Place {
         )?)
     }
 
-    /// Removes parts of an earlier and longer export of the same recording, which would count twice.
-    pub(super) fn remove_old(&self) -> anyhow::Result<()> {
+    /// Removes parts of an earlier export of the same recording that have no successor among `new`, and would count twice.
+    fn remove_old(&self, new: &HashSet<PathBuf>) -> anyhow::Result<()> {
         for table in Table::ALL {
             let host = self.folder.join(table.name()).join(format!("host={}", self.host));
             for day in fs::read_dir(host).into_iter().flatten().flatten() {
@@ -155,8 +190,8 @@ impl Place {
                         name.strip_prefix(&self.recording)
                             .is_some_and(|rest| rest.starts_with('-') && rest.ends_with(".parquet"))
                     });
-                    if own {
-                        let path = file.path();
+                    let path = file.path();
+                    if own && !new.contains(&path) {
                         fs::remove_file(&path)
                             .with_context(|| format!("cannot replace {}", path.display()))?;
                     }
@@ -199,4 +234,97 @@ fn write(file: &mut SerializedFileWriter<Output>, batch: &Batch) -> anyhow::Resu
     }
     group.close()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::parquet::schema;
+    use std::path::Path;
+
+    fn encoder(folder: &Path) -> Encoder {
+        Encoder::start(Place {
+            folder: folder.to_owned(),
+            host: "h".into(),
+            recording: "7".into(),
+            properties: schema::properties(Vec::new()),
+            schemas: Table::ALL.map(|table| table.schema().unwrap()),
+        })
+        .unwrap()
+    }
+
+    /// One row with nothing in it but what has to be there.
+    fn job(table: Table, date: &str) -> Job {
+        let mut batch = schema::batch(&table.schema().unwrap());
+        batch.rows = 1;
+        for column in &mut batch.columns {
+            match column {
+                Column::Int32(values, None) => values.push(1),
+                Column::Int64(values, None) => values.push(1),
+                Column::Bool(values, None) => values.push(true),
+                Column::Text(values, None) => values.push("x".into()),
+                Column::Int32(_, Some(levels))
+                | Column::Int64(_, Some(levels))
+                | Column::Bool(_, Some(levels))
+                | Column::Text(_, Some(levels)) => levels.push(0),
+            }
+        }
+        Job {
+            table,
+            date: date.into(),
+            batch,
+        }
+    }
+
+    /// All files below a folder, and how long they are.
+    fn all(folder: &Path) -> Vec<(String, u64)> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                found.extend(all(&entry.path()));
+            } else {
+                found.push((
+                    entry.path().display().to_string(),
+                    entry.metadata().unwrap().len(),
+                ));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn tables_come_to_their_places_at_the_end_and_replace_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = folder.path().join("events/host=h/date=2026-11-22");
+        fs::create_dir_all(&old).unwrap();
+        for name in ["7-0.parquet", "7-1.parquet", "70-0.parquet"] {
+            fs::write(old.join(name), name).unwrap();
+        }
+        let before = all(folder.path());
+        let mut given_up = encoder(folder.path());
+        given_up.send(job(Table::Events, "2026-11-22")).unwrap();
+        given_up.send(job(Table::Holds, "2026-11-23")).unwrap();
+        drop(given_up);
+        assert_eq!(all(folder.path()), before);
+
+        let mut encoder = encoder(folder.path());
+        encoder.send(job(Table::Events, "2026-11-22")).unwrap();
+        encoder.send(job(Table::Events, "2026-11-23")).unwrap();
+        encoder.finish().unwrap();
+        let names: Vec<_> = all(folder.path()).into_iter().map(|(name, _)| name).collect();
+        let ends: Vec<_> = names
+            .iter()
+            .map(|name| &name[name.find("date=").unwrap()..])
+            .collect();
+        assert_eq!(
+            ends,
+            [
+                "date=2026-11-22/7-0.parquet",
+                "date=2026-11-22/70-0.parquet",
+                "date=2026-11-23/7-1.parquet"
+            ]
+        );
+        assert_ne!(fs::read(&names[0]).unwrap(), b"7-0.parquet");
+    }
 }
