@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tracer_common::wire::Kind;
 
 use crate::export::ExportArgs;
+use crate::filter::{Filter, FilterError};
 use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
@@ -105,6 +106,12 @@ pub enum Command {
     /// Compares a recording made with --truth with what lockdep says in it.
     #[command(hide = true)]
     Judge(JudgeArgs),
+    /// The manual page, on standard output; with a folder, those of all commands as files in it.
+    #[command(after_help = "Example:\n  tracer man /usr/local/share/man/man1")]
+    Man {
+        /// The folder.
+        folder: Option<PathBuf>,
+    },
     /// Completions for a shell, on standard output.
     #[command(after_help = "Example:\n  tracer completions bash > /etc/bash_completion.d/tracer")]
     Completions {
@@ -222,6 +229,7 @@ impl Command {
             Self::Provoke(_) => "provoke",
             Self::Sites(_) => "sites",
             Self::Judge(_) => "judge",
+            Self::Man { .. } => "man",
             Self::Completions { .. } => "completions",
         }
     }
@@ -233,9 +241,9 @@ pub struct RecordArgs {
     /// The file to write, readable only by you; `-` is the standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Keep the latest events in memory, and write them when this comes true: 'wait>10ms', 'hold>5ms', violation or
-    /// 'fallback-rate>50%'; may be given several times.
-    #[arg(long, value_name = "CONDITION", value_parser = Trigger::parse)]
+    /// Keep the latest events in memory, and write them when this comes true: 'wait>10ms', 'hold>5ms', violation,
+    /// 'fallback-rate>50%', or an event fits: 'comm=post* && wait>1ms' (docs/tui.md, Filters); may be given several times.
+    #[arg(long, value_name = "CONDITION", value_parser = parse_trigger)]
     pub on: Vec<Trigger>,
     /// How much before it came true is written.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration, requires = "on")]
@@ -318,6 +326,15 @@ fn parse_stacks(text: &str) -> Result<StacksFrom, String> {
     let length = parse_duration(text).map_err(|error| format!("{error}, or off"))?;
     let length = u64::try_from(length.as_nanos()).map_err(|_| "too long".to_owned())?;
     Ok(StacksFrom(Some(length)))
+}
+
+fn parse_trigger(text: &str) -> Result<Trigger, String> {
+    Trigger::parse(text).map_err(|error| error.pointing_at(text))
+}
+
+/// A filter, for options.
+pub(crate) fn parse_filter(text: &str) -> Result<Filter, String> {
+    text.parse().map_err(|error: FilterError| error.pointing_at(text))
 }
 
 pub(crate) fn parse_kind(name: &str) -> Result<Kind, String> {
@@ -447,7 +464,7 @@ mod tests {
         assert!(parse(&["--last", "2s"]).is_err());
         assert!(parse(&["--on", "wait>10ms", "--once", "--repeat", "2"]).is_err());
         let error = parse(&["--on", "wait>10"]).unwrap_err().to_string();
-        assert!(error.contains("       ^^"), "{error}");
+        assert!(error.contains("wait>10\n       ^"), "{error}");
     }
 
     #[test]

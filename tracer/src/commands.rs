@@ -96,6 +96,15 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Provoke(args)) => provoke::run(&args, log),
         Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),
         Some(Command::Judge(args)) => Ok(if judge::run(&args)? { DONE } else { VIOLATION }),
+        Some(Command::Man { folder: Some(folder) }) => {
+            let said = || format!("cannot write manual pages to {}", folder.display());
+            clap_mangen::generate_to(Cli::command(), &folder).with_context(said)?;
+            Ok(DONE)
+        }
+        Some(Command::Man { folder: None }) => {
+            clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?;
+            Ok(DONE)
+        }
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut io::stdout());
             Ok(DONE)

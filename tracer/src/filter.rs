@@ -1,6 +1,6 @@
-//! The filter language of the screen and of the command line: `comm=post* && wait>1ms`.
+//! The language of conditions, the same on the screen and on the command line: `comm=post* && wait>1ms`.
 //!
-//! `docs/tui.md` has it for users. A filter is parsed once; asking it costs no memory. What is asked has [`Facts`]:
+//! Filters and searches of the screen are in it, and what [`crate::trigger`] fires at. `docs/tui.md` has it for users. A filter is parsed once; asking it costs no memory. What is asked has [`Facts`]:
 //! for each field no value, one, or several, of which one has to fit. `a!=b` is the contrary of `a=b`, so it also fits
 //! what has no such field at all.
 
@@ -10,8 +10,9 @@ use core::fmt;
 
 use tracer_common::wire::{Event, Kind, Provenance, Reason};
 
+use crate::contention::chains::Doing;
 use crate::info::SiteInfo;
-use crate::state::{Lock, Meta};
+use crate::state::{Engine, Lock, Meta, Wait};
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +51,8 @@ pub enum Field {
     Events,
     /// Number of page faults.
     Faults,
+    /// What a task does with its processor.
+    Run,
 }
 
 /// What values a field has, and so what can be asked of it.
@@ -69,7 +72,7 @@ pub enum Type {
 
 impl Field {
     /// All fields, in the order of the documents.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Comm,
         Self::Pid,
         Self::Tid,
@@ -87,6 +90,7 @@ impl Field {
         Self::Known,
         Self::Events,
         Self::Faults,
+        Self::Run,
     ];
 
     /// Its name in the language.
@@ -139,6 +143,11 @@ impl Field {
             Self::Known => ("known", Type::Name(provenances), "how surely it is known"),
             Self::Events => ("events", Type::Number, "events of a task or VMA so far"),
             Self::Faults => ("faults", Type::Number, "page faults of a task or VMA so far"),
+            Self::Run => (
+                "run",
+                Type::Name(doings),
+                "whether a task runs, could run, or sleeps, and what for",
+            ),
         }
     }
 }
@@ -153,6 +162,10 @@ fn locks() -> Vec<&'static str> {
 
 fn reasons() -> Vec<&'static str> {
     Reason::ALL.iter().map(|reason| reason.name()).collect()
+}
+
+fn doings() -> Vec<&'static str> {
+    Doing::OF_RUN.iter().map(|doing| doing.name()).collect()
 }
 
 fn provenances() -> Vec<&'static str> {
@@ -230,6 +243,13 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
+impl FilterError {
+    /// For a command line: what is wrong, then the text with a mark below the place.
+    pub fn pointing_at(&self, text: &str) -> String {
+        format!("{}\n  {text}\n  {}^", self.message, " ".repeat(self.at))
+    }
+}
+
 impl core::str::FromStr for Filter {
     type Err = FilterError;
 
@@ -260,6 +280,29 @@ impl Filter {
             text: format!("!({})", self.text),
             root: Node::Not(Box::new(self.root.clone())),
         }
+    }
+
+    /// Why no event can ever fit, or what makes it unlikely that this was meant; `None`: it can be waited for.
+    pub(crate) fn unfit_for_events(&self) -> Option<String> {
+        let mut nodes = vec![&self.root];
+        while let Some(node) = nodes.pop() {
+            match node {
+                Node::All(more) | Node::Any(more) => nodes.extend(more),
+                Node::Not(node) => nodes.push(node),
+                Node::Is(field @ (Field::Events | Field::Faults | Field::Run), ..) => {
+                    let name = field.name();
+                    return Some(format!("{name} is of tasks and VMAs: no event has it"));
+                }
+                Node::Is(..) => {}
+                Node::Word(word, _) => {
+                    let word = String::from_utf8_lossy(word);
+                    return Some(format!(
+                        "'{word}' needs a field, such as comm~{word} or kind={word}"
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// For one thread.
@@ -368,6 +411,26 @@ pub fn lock_of(event: &Event) -> Option<Lock> {
     }
 }
 
+/// The wait that an event is about to end; to be asked before the engine takes it in.
+pub fn ending_wait(engine: &Engine, event: &Event) -> Option<Wait> {
+    let ends = matches!(
+        event.kind,
+        Kind::MmapAcquire | Kind::MmapFail | Kind::VmaWriteAcquire | Kind::VmaWriteFail
+    );
+    if !ends {
+        return None;
+    }
+    let vma = event.vma().unwrap_or(0);
+    engine.task_at(event)?.waits().find(|wait| {
+        let fits = if vma == 0 {
+            wait.vma == 0 && event.mm() == Some(wait.mm)
+        } else {
+            wait.vma == vma
+        };
+        fits && wait.certainty != Provenance::Unknown
+    })
+}
+
 /// An event with what the engine says of it.
 #[derive(Clone, Copy, Debug)]
 pub struct EventFacts<'a> {
@@ -431,7 +494,7 @@ impl Facts for EventFacts<'_> {
                 test(Value::Text(site.function.as_bytes())) || test(Value::Text(site.place.as_bytes()))
             }),
             Field::Known => test(Value::Text(self.provenance.name().as_bytes())),
-            Field::Events | Field::Faults => false,
+            Field::Events | Field::Faults | Field::Run => false,
         }
     }
 }

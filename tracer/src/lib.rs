@@ -10,7 +10,6 @@ pub mod commands;
 pub mod contention;
 pub mod doctor;
 pub mod export;
-pub mod expr;
 pub mod filter;
 pub mod flight;
 pub mod info;

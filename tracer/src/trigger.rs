@@ -1,5 +1,8 @@
 //! Triggers: conditions on what is seen, for a flight recorder that writes when one comes true.
 //!
+//! They are in the language of [`crate::filter`]: the first event that fits fires. Four conditions are more than an event
+//! can tell, each by itself: `wait>TIME`, `hold>TIME`, `violation` and `fallback-rate>PERCENT`.
+//!
 //! They are pure, like the engine that they look at. A wait or a hold is measured while it goes on, too: what is stuck
 //! never ends. Each one fires once.
 
@@ -9,9 +12,11 @@ use std::fmt;
 use tracer_common::wire::{Event, Provenance};
 
 use crate::check::Checker;
-use crate::expr::{self, Comparison, Error, Expr, Op, Term, Value};
-use crate::info::{Fired, SourceInfo};
-use crate::state::{Engine, Lock, Note, RoundEnd, What};
+use crate::check::violation::Violations;
+use crate::filter::parse::{Token, duration, tokens};
+use crate::filter::{EventFacts, Filter, FilterError, ending_wait};
+use crate::info::{Fired, SiteInfo, SourceInfo};
+use crate::state::{Engine, Lock, Meta, Note, RoundEnd, What};
 
 /// How often the waits and holds that go on are looked at, in nanoseconds of the events' time.
 const LOOK_NS: u64 = 2_000_000;
@@ -24,7 +29,7 @@ const FEWEST_FAULTS: u64 = 100;
 const FIRED_LIMIT: usize = 4096;
 
 /// What may fire.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Condition {
     /// A wait of more than so many nanoseconds.
     Wait(u64),
@@ -34,9 +39,11 @@ enum Condition {
     Violation,
     /// More than so many of a hundred faults of user mode took the mmap_lock.
     FallbackRate(f64),
+    /// An event that fits.
+    Event(Filter),
 }
 
-/// One `--on`.
+/// One `--on`, or what `t` sets on the screen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trigger {
     /// As the user wrote it.
@@ -45,47 +52,23 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    /// Understands `wait>10ms`, `hold>5ms`, `violation` or `fallback-rate>50%`.
+    /// Understands `wait>10ms`, `hold>5ms`, `violation`, `fallback-rate>50%`, or a filter of events.
     ///
     /// # Errors
     /// When it is none of these; says what and where.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let Expr::Term(term) = expr::parse(text)? else {
-            return Err(Error::new(
-                text,
-                0..text.len(),
-                "a trigger is a single condition; for another one give --on again",
-            ));
-        };
-        let condition = match (term.name.as_str(), &term.comparison) {
-            ("violation", None) => Condition::Violation,
-            ("violation", Some(comparison)) => {
-                return Err(Error::new(
-                    text,
-                    comparison.op_at.clone(),
-                    "violation is compared with nothing",
-                ));
-            }
-            ("wait", comparison) => Condition::Wait(time(text, &term, comparison.as_ref())?),
-            ("hold", comparison) => Condition::Hold(time(text, &term, comparison.as_ref())?),
-            ("fallback-rate", comparison) => match above(text, &term, comparison.as_ref(), "50%")? {
-                (Value::Percent(percent), _) if (0.0..100.0).contains(percent) => {
-                    Condition::FallbackRate(*percent)
-                }
-                (_, at) => return Err(Error::new(text, at, "a share should stand here, such as 50%")),
-            },
-            _ => {
-                return Err(Error::new(
-                    text,
-                    term.at,
-                    "there is no such trigger; there are wait, hold, violation and fallback-rate",
-                ));
-            }
-        };
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
         Ok(Self {
             text: text.trim().to_owned(),
-            condition,
+            condition: condition(text)?,
         })
+    }
+
+    /// What kind of event fires, if it is one.
+    fn filter(&self) -> Option<&Filter> {
+        match &self.condition {
+            Condition::Event(filter) => Some(filter),
+            _ => None,
+        }
     }
 }
 
@@ -95,49 +78,77 @@ impl fmt::Display for Trigger {
     }
 }
 
-fn above<'a>(
-    text: &str,
-    term: &Term,
-    comparison: Option<&'a Comparison>,
-    example: &str,
-) -> Result<(&'a Value, std::ops::Range<usize>), Error> {
-    let Some(comparison) = comparison else {
-        let what = format!("{0} is compared with something: {0}>{example}", term.name);
-        return Err(Error::new(text, term.at.clone(), what));
+fn condition(text: &str) -> Result<Condition, FilterError> {
+    let tokens = tokens(text)?;
+    let word = |at: usize| match tokens.get(at) {
+        Some((_, Token::Word(word))) => Some(word.as_str()),
+        _ => None,
     };
-    if !matches!(comparison.op, Op::Above | Op::AtLeast) {
-        let what = format!("a trigger fires above something: {}>{example}", term.name);
-        return Err(Error::new(text, comparison.op_at.clone(), what));
+    let is_above = matches!(tokens.get(1), Some((_, Token::Compare(">" | ">="))));
+    let wrong = |at: usize, message: String| FilterError { at, message };
+    match (word(0), word(2)) {
+        (Some("violation"), None) if tokens.len() == 1 => return Ok(Condition::Violation),
+        (Some(name), Some(value)) if is_above && tokens.len() == 3 => {
+            let of_value = |message| wrong(tokens[2].0, message);
+            match name {
+                "wait" => return duration(value).map(Condition::Wait).map_err(of_value),
+                "hold" => return duration(value).map(Condition::Hold).map_err(of_value),
+                "fallback-rate" => return share(value).map(Condition::FallbackRate).map_err(of_value),
+                _ => {}
+            }
+        }
+        _ => {}
     }
-    Ok((&comparison.value, comparison.value_at.clone()))
+    for (at, (place, token)) in tokens.iter().enumerate() {
+        let is_value = at > 0 && matches!(tokens[at - 1].1, Token::Compare(_));
+        if let Token::Word(word) = token
+            && !is_value
+            && matches!(word.as_str(), "violation" | "fallback-rate")
+        {
+            let what = "violation and fallback-rate>50% each are a whole condition, with nothing beside it";
+            return Err(wrong(*place, what.to_owned()));
+        }
+    }
+    let filter: Filter = text.parse().map_err(|error: FilterError| {
+        let message = error
+            .message
+            .replace("; there are comm", "; there are violation, fallback-rate, comm");
+        wrong(error.at, message)
+    })?;
+    match filter.unfit_for_events() {
+        Some(why) => Err(wrong(0, why)),
+        None => Ok(Condition::Event(filter)),
+    }
 }
 
-fn time(text: &str, term: &Term, comparison: Option<&Comparison>) -> Result<u64, Error> {
-    match above(text, term, comparison, "10ms")? {
-        (Value::Nanoseconds(ns), _) => Ok(*ns),
-        (_, at) => Err(Error::new(
-            text,
-            at,
-            "a time with a unit should stand here, such as 10ms",
-        )),
-    }
+/// So many of a hundred.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    number
+        .filter(|percent| (0.0..100.0).contains(percent))
+        .ok_or_else(|| "a share should stand here, such as 50%".to_owned())
 }
 
 /// A wait or hold that has fired: thread, lock, since when.
 type Key = (bool, u32, u8, u64);
 
 /// Looks at every event for what the triggers are about.
+#[derive(Clone, Debug)]
 pub struct Triggers {
     triggers: Vec<Trigger>,
     checker: Option<Checker>,
+    /// Places that events come from, if a trigger may ask.
+    sites: Vec<SiteInfo>,
     violations: u64,
     fired: HashSet<Key>,
     next_look_ns: u64,
     faults: Faults,
+    /// The trigger that the event at hand fits, and what is to be said.
+    event: Option<(usize, String)>,
 }
 
 /// Faults of user mode, by how they ended, of the latest [`WINDOW_NS`].
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Faults {
     /// Under the VMA lock, under the mmap_lock.
     slices: [[u64; 2]; SLICES],
@@ -149,9 +160,20 @@ struct Faults {
 impl Triggers {
     /// For a stream that `info` tells about; the engine must keep notes.
     pub fn new(triggers: Vec<Trigger>, info: &SourceInfo) -> Self {
-        let wants = |condition: fn(&Condition) -> bool| triggers.iter().any(|t| condition(&t.condition));
+        let violation = |trigger: &Trigger| trigger.condition == Condition::Violation;
+        let checker = triggers.iter().any(violation).then(|| Checker::new(info));
         Self {
-            checker: wants(|c| matches!(c, Condition::Violation)).then(|| Checker::new(info)),
+            checker,
+            ..Self::beside_checks(triggers, info)
+        }
+    }
+
+    /// The same for who has checks of its own, to be shown by [`Self::after`].
+    pub fn beside_checks(triggers: Vec<Trigger>, info: &SourceInfo) -> Self {
+        let asks = triggers.iter().any(|trigger| trigger.filter().is_some());
+        Self {
+            checker: None,
+            sites: if asks { info.sites.clone() } else { Vec::new() },
             violations: 0,
             fired: HashSet::new(),
             next_look_ns: 0,
@@ -160,24 +182,94 @@ impl Triggers {
                 ..Faults::default()
             },
             triggers,
+            event: None,
         }
     }
 
     /// Takes one event into the engine; gives the first trigger that it makes come true.
     pub fn apply(&mut self, engine: &mut Engine, event: &Event) -> Option<Fired> {
-        match &mut self.checker {
-            Some(checker) => checker.apply(engine, event, &mut |_, _| {}),
-            None => engine.apply(event, &mut |_, _| {}),
+        let mut checker = self.checker.take();
+        let wait_ns = self.wait_ended_by(engine, event);
+        let mut each = |event: &Event, meta: &Meta| {
+            if self.filters_events() {
+                let wait_ns = wait_ns.filter(|_| !meta.derived);
+                let facts = EventFacts {
+                    wait_ns,
+                    ..EventFacts::new(event, meta, &[])
+                };
+                self.event(&facts);
+            }
+        };
+        match &mut checker {
+            Some(checker) => checker.apply(engine, event, &mut each),
+            None => engine.apply(event, &mut each),
         }
-        let mut fired = None;
-        for at in 0..engine.notes().len() {
-            let note = engine.notes()[at];
-            let found = match note {
-                Note::Span(span) => self.span(engine, &span, event.header.ts_ns),
+        let fired = self.after(engine, checker.as_ref().map(Checker::violations), event);
+        self.checker = checker;
+        fired
+    }
+
+    /// Forgets what had come true before.
+    pub fn begin(&mut self, violations: Option<&Violations>) {
+        self.violations = violations.map_or(0, Violations::total);
+    }
+
+    /// The triggers.
+    pub fn all(&self) -> &[Trigger] {
+        &self.triggers
+    }
+
+    /// Whether single events are looked at.
+    pub fn filters_events(&self) -> bool {
+        self.triggers.iter().any(|trigger| trigger.filter().is_some())
+    }
+
+    fn wait_ended_by(&self, engine: &Engine, event: &Event) -> Option<u64> {
+        let wait = self.filters_events().then(|| ending_wait(engine, event))??;
+        Some(event.header.ts_ns.saturating_sub(wait.since_ns))
+    }
+
+    /// Looks at one event that the engine hands on, derived ones included.
+    pub fn event(&mut self, facts: &EventFacts<'_>) {
+        if self.event.is_some() {
+            return;
+        }
+        let facts = EventFacts {
+            sites: &self.sites,
+            ..*facts
+        };
+        let fits = |trigger: &Trigger| trigger.filter().is_some_and(|filter| filter.fits(&facts));
+        if let Some(at) = self.triggers.iter().position(fits) {
+            let event = facts.event;
+            let who = format!("{} ({})", comm(&event.header.comm), event.header.tid);
+            self.event = Some((at, format!("{} of {who}", event.kind.name())));
+        }
+    }
+
+    /// The first trigger that an event made come true, which the engine has taken in.
+    pub fn after(
+        &mut self,
+        engine: &Engine,
+        violations: Option<&Violations>,
+        event: &Event,
+    ) -> Option<Fired> {
+        let now_ns = event.header.ts_ns;
+        let mut fired = self.event.take().map(|(at, what)| Fired {
+            trigger: self.triggers[at].text.clone(),
+            ts_ns: now_ns,
+            pid: event.header.pid,
+            tid: event.header.tid,
+            comm: comm(&event.header.comm),
+            what,
+            ..Fired::default()
+        });
+        for note in engine.notes() {
+            let found = match *note {
+                Note::Span(span) => self.span(engine, &span, now_ns),
                 Note::Round(round) if round.user => {
                     match round.end {
-                        RoundEnd::VmaLock => self.faults.count(event.header.ts_ns, 0),
-                        RoundEnd::Retried | RoundEnd::MmapLock => self.faults.count(event.header.ts_ns, 1),
+                        RoundEnd::VmaLock => self.faults.count(now_ns, 0),
+                        RoundEnd::Retried | RoundEnd::MmapLock => self.faults.count(now_ns, 1),
                         RoundEnd::Error | RoundEnd::SentBack => {}
                     }
                     self.rate(event)
@@ -186,9 +278,11 @@ impl Triggers {
             };
             fired = fired.or(found);
         }
-        fired = fired.or_else(|| self.violation(event));
-        if event.header.ts_ns >= self.next_look_ns {
-            fired = fired.or_else(|| self.look(engine, event.header.ts_ns));
+        if let Some(violations) = violations {
+            fired = fired.or(self.violation(violations, event));
+        }
+        if now_ns >= self.next_look_ns {
+            fired = fired.or_else(|| self.look(engine, now_ns));
         }
         fired
     }
@@ -199,6 +293,11 @@ impl Triggers {
             return None;
         }
         self.next_look_ns = now_ns + LOOK_NS;
+        let is_timed =
+            |trigger: &Trigger| matches!(trigger.condition, Condition::Wait(_) | Condition::Hold(_));
+        if !self.triggers.iter().any(is_timed) {
+            return None;
+        }
         let mut found = None;
         for view in engine.tasks() {
             let task = view.task();
@@ -239,7 +338,7 @@ impl Triggers {
         self.triggers.iter().find(|trigger| match trigger.condition {
             Condition::Wait(limit) => is_wait && ns > limit,
             Condition::Hold(limit) => !is_wait && ns > limit,
-            Condition::Violation | Condition::FallbackRate(_) => false,
+            Condition::Violation | Condition::FallbackRate(_) | Condition::Event(_) => false,
         })
     }
 
@@ -295,8 +394,7 @@ impl Triggers {
         None
     }
 
-    fn violation(&mut self, event: &Event) -> Option<Fired> {
-        let violations = self.checker.as_ref()?.violations();
+    fn violation(&mut self, violations: &Violations, event: &Event) -> Option<Fired> {
         let count = violations.total();
         // A gap that shows late takes some back.
         if std::mem::replace(&mut self.violations, count) >= count {
@@ -425,19 +523,30 @@ mod tests {
 
     #[test]
     fn triggers_are_understood_and_others_refused() {
-        for good in ["wait>10ms", "hold >= 5us", "violation", "fallback-rate>50%"] {
+        for good in [
+            "wait>10ms",
+            "hold >= 5us",
+            "violation",
+            "fallback-rate>50%",
+            "wait>10ms || hold>5ms",
+            "comm=post* && wait>1ms",
+            "kind=vma_read_fail reason=write_locked",
+            "comm=violation",
+        ] {
             assert_eq!(Trigger::parse(good).unwrap().to_string(), good);
         }
         for (bad, what) in [
-            ("wait", "wait>10ms"),
-            ("wait<10ms", "fires above"),
-            ("wait>10", "a unit"),
-            ("hold>50%", "a unit"),
-            ("violation>1", "nothing"),
+            ("wait", "needs a field"),
+            ("wait>10", "ms"),
+            ("hold>50%", "1ms"),
+            ("violation>1", "whole condition"),
+            ("violation && pid=1", "whole condition"),
+            ("violations", "needs a field"),
             ("fallback-rate>10ms", "a share"),
             ("fallback-rate>100%", "a share"),
-            ("latency>10ms", "there are wait, hold"),
-            ("wait>10ms || hold>5ms", "give --on again"),
+            ("latency>10ms", "there are violation, fallback-rate, comm"),
+            ("faults>10", "no event has it"),
+            ("", "missing"),
         ] {
             let error = Trigger::parse(bad).unwrap_err().to_string();
             assert!(error.contains(what), "{bad}: {error}");
@@ -456,6 +565,25 @@ mod tests {
             .unwrap();
         assert_eq!((fired.tid, fired.length_ns, fired.ongoing), (5, 12 * MS, false));
         assert_eq!(fired.what, "who (5) waited for mmap_write for 12.0 ms");
+    }
+
+    #[test]
+    fn an_event_that_fits_fires() {
+        let (mut triggers, mut engine) = triggers(&["comm=who && wait>10ms && kind=mmap_acquire"]);
+        for (ms, kind, fires) in [
+            (1, Kind::MmapStart, false),
+            (2, Kind::MmapAcquire, false),
+            (3, Kind::MmapRelease, false),
+            (4, Kind::MmapStart, false),
+            (20, Kind::MmapAcquire, true),
+            (21, Kind::MmapRelease, false),
+        ] {
+            let fired = triggers.apply(&mut engine, &event(kind, ms, 5, true));
+            assert_eq!(fired.is_some(), fires, "{ms} {fired:?}");
+            if let Some(fired) = fired {
+                assert_eq!(fired.what, "mmap_acquire of who (5)");
+            }
+        }
     }
 
     #[test]

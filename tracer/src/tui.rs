@@ -33,8 +33,12 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 
+use app::App;
 use config::Config;
+use snapshot::View;
 use theme::Base;
+
+use crate::filter::Filter;
 
 /// Time between two pictures, unless the user says otherwise.
 pub const FRAME: Duration = Duration::from_millis(100);
@@ -48,6 +52,9 @@ pub struct ScreenArgs {
     /// Pictures a second, 1 to 60.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub fps: Option<u32>,
+    /// Begin with this filter in Tasks and Events, such as 'comm=post* && wait>1ms' (docs/tui.md, Filters).
+    #[arg(long, value_name = "EXPR", value_parser = crate::cli::parse_filter)]
+    pub filter: Option<Filter>,
     /// Theme and keys (see docs/tui.md); without it, tracer/tui.toml in your folder for settings.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -70,6 +77,19 @@ impl ScreenArgs {
         };
         config.theme.ascii |= self.ascii;
         (config, error)
+    }
+
+    /// The screen at the start; what was wrong with the file is said on it.
+    pub fn app(&self, replay: bool) -> App {
+        let (config, error) = self.config();
+        let mut app = App::new(config, replay);
+        for view in [View::Tasks, View::Events] {
+            app.tabs[view as usize][0].filter.clone_from(&self.filter);
+        }
+        if let Some(error) = error {
+            app.tell(error, true);
+        }
+        app
     }
 
     /// Time between two pictures.

@@ -56,6 +56,16 @@ impl Doing {
         Self::Nobody,
     ];
 
+    /// Those that [`Self::of`] can say.
+    pub const OF_RUN: [Self; 6] = [
+        Self::Unknown,
+        Self::Running,
+        Self::Runnable,
+        Self::Io,
+        Self::Reclaim,
+        Self::Sleeping,
+    ];
+
     /// The name in all output.
     pub const fn name(self) -> &'static str {
         match self {

@@ -8,7 +8,8 @@ const LONGEST: usize = 4096;
 const DEEPEST: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
+pub(crate) enum Token {
+    /// A word, or text in quotes.
     Word(String),
     Compare(&'static str),
     And,
@@ -50,7 +51,8 @@ fn error(at: usize, message: impl Into<String>) -> FilterError {
 /// The longer ones first.
 const COMPARES: [&str; 8] = ["!=", "<=", ">=", "==", "=", "<", ">", "~"];
 
-fn tokens(text: &str) -> Result<Vec<(usize, Token)>, FilterError> {
+/// The words and signs of a text, with their places.
+pub(crate) fn tokens(text: &str) -> Result<Vec<(usize, Token)>, FilterError> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -311,7 +313,7 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
     if text == "0" {
         return Ok(0);
     }
-    let wrong = || format!("{text} is no time; say for example 1ms, with ns, us, ms, s or m");
+    let wrong = || format!("{text} is no time; say for example 1ms, with ns, us, ms, s, m or h");
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .ok_or_else(wrong)?;
@@ -322,6 +324,7 @@ pub(crate) fn duration(text: &str) -> Result<u64, String> {
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
         "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
         _ => return Err(wrong()),
     };
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));

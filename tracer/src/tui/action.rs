@@ -104,7 +104,7 @@ actions! {
     Pause = "pause", "p space", Doing, "hold the screen or go on; events are taken in all the while";
     Export = "export", "e", Doing, "write what is shown to a file";
     Record = "record", "r", Doing, "start or stop recording to a file";
-    Trigger = "trigger", "t", Doing, "set a trigger: an expression at which the screen is held";
+    Trigger = "trigger", "t", Doing, "set a trigger: what the screen is held at, such as wait>5ms or violation";
     Command = "command", ":", Doing, "type a command; :help lists them";
     Names = "names", "m", Doing, "in Space: read names and flags from /proc/PID/maps, once";
     Help = "help", "? f1", Doing, "show or hide this help";

@@ -12,6 +12,7 @@ use super::prompt::{Prompt, Purpose, Typed};
 use super::snapshot::{MarkKind, Request, Snapshot, Subject, View};
 use super::views;
 use crate::filter::Filter;
+use crate::trigger::Trigger;
 
 /// What has to be done outside of the screen.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +31,8 @@ pub enum Effect {
     Record(Option<String>),
     /// Stop recording.
     StopRecording,
-    /// Hold at the first event that fits.
-    Trigger(Option<Filter>),
+    /// Hold when it comes true.
+    Trigger(Option<Trigger>),
     /// Read names of mappings of a process.
     Names(u32),
     /// Move about in a recording.

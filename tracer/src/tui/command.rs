@@ -1,7 +1,8 @@
 //! What can be typed behind `:`.
 
 use super::snapshot::View;
-use crate::filter::{Filter, parse::duration};
+use crate::filter::{Filter, FilterError, parse::duration};
+use crate::trigger::Trigger;
 
 /// A command, understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +23,8 @@ pub enum Command {
     Record(Option<String>),
     /// Stop recording.
     Stop,
-    /// Hold the screen at the first event that fits; none: at no event.
-    Trigger(Option<Filter>),
+    /// Hold the screen when it comes true; none: never.
+    Trigger(Option<Trigger>),
     /// In a recording: to a time since its start, in nanoseconds.
     Goto(u64),
     /// In a recording: to an event by its number.
@@ -53,7 +54,7 @@ pub const COMMANDS: [(&str, &str, &str); 16] = [
     (
         "trigger",
         "[EXPR]",
-        "hold the screen at the first event that fits; without EXPR none",
+        "hold the screen when EXPR comes true, as with record --on; without EXPR never",
     ),
     ("pid", "PID", "look at the address space of a process"),
     ("tid", "TID", "look at a thread"),
@@ -96,7 +97,13 @@ pub fn parse(text: &str) -> Result<Command, String> {
         argument
             .parse()
             .map(Some)
-            .map_err(|error: crate::filter::FilterError| error.to_string())
+            .map_err(|error: FilterError| error.to_string())
+    };
+    let trigger = || -> Result<Option<Trigger>, String> {
+        let some = Some(argument).filter(|argument| !argument.is_empty());
+        some.map(Trigger::parse)
+            .transpose()
+            .map_err(|error| error.to_string())
     };
     let file = || Some(argument.to_owned()).filter(|name| !name.is_empty());
     Ok(match name {
@@ -121,7 +128,7 @@ pub fn parse(text: &str) -> Result<Command, String> {
         "export" => Command::Export(file()),
         "record" => Command::Record(file()),
         "stop" => Command::Stop,
-        "trigger" => Command::Trigger(filter()?),
+        "trigger" => Command::Trigger(trigger()?),
         "goto" => Command::Goto(duration(argument)?),
         "event" => Command::Event(number()?),
         "speed" => {
@@ -199,6 +206,7 @@ mod tests {
             ("speed 0", "0.001"),
             ("fps 0", "1 to 60"),
             ("filter comm=", "value is missing"),
+            ("trigger violations", "needs a field"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

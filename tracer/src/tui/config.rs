@@ -44,9 +44,9 @@ impl Config {
     /// What is wrong in it and in which line, and that the defaults are used.
     pub fn read(path: &Path, base: Base) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read {}: {error}; the defaults are used", path.display()))?;
+            .map_err(|error| format!("defaults are used: cannot read {}: {error}", path.display()))?;
         Self::parse(&text, base)
-            .map_err(|(line, reason)| format!("{}:{line}: {reason}; the defaults are used", path.display()))
+            .map_err(|(line, reason)| format!("defaults are used: {}:{line}: {reason}", path.display()))
     }
 
     /// The same from its text; an error has the line.

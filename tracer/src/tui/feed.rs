@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::app::Control;
 use super::snapshot::{Request, Snapshot};
 use super::world::World;
-use crate::filter::Filter;
+use crate::trigger::Trigger;
 
 /// What the screen wants of whoever feeds it.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub enum Wish {
     Record(Option<String>),
     /// Stop recording.
     StopRecording,
-    /// Hold at the first event that fits.
-    Trigger(Option<Filter>),
+    /// Hold when it comes true.
+    Trigger(Option<Trigger>),
     /// Move about in a recording.
     Replay(Control),
     /// Pictures a second.

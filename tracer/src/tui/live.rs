@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tracer_common::wire::{Event, Kind};
 
-use super::app::App;
 use super::cost::Meter;
 use super::feed::{self, Desk, Wish};
 use super::snapshot::Recording;
@@ -28,11 +27,7 @@ use crate::stacks::Stacks;
 /// Of the source, or if the terminal cannot be set up.
 pub fn run<S: Source>(source: &mut S, stop: &mut Stop, args: &ScreenArgs) -> anyhow::Result<()> {
     let (board, desk) = feed::pair();
-    let (config, error) = args.config();
-    let mut app = App::new(config, false);
-    if let Some(error) = error {
-        app.tell(error, true);
-    }
+    let app = args.app(false);
     let (over, by_user) = (Arc::new(AtomicBool::new(false)), stop.switch());
     let shown = thread::Builder::new().name("screen".to_owned()).spawn({
         let over = Arc::clone(&over);
@@ -65,6 +60,7 @@ pub struct Watcher {
     next: Instant,
     meter: Meter,
     took: Duration,
+    pictures: u64,
     recorder: Option<Recorder>,
     notice: Option<(u64, String)>,
 }
@@ -79,6 +75,7 @@ impl Watcher {
             next: Instant::now(),
             meter: Meter::default(),
             took: Duration::ZERO,
+            pictures: 0,
             recorder: None,
             notice: None,
         }
@@ -87,6 +84,11 @@ impl Watcher {
     /// How long the latest picture took.
     pub fn took(&self) -> Duration {
         self.took
+    }
+
+    /// How many pictures there were.
+    pub fn pictures(&self) -> u64 {
+        self.pictures
     }
 
     fn tell(&mut self, text: String) {
@@ -107,12 +109,12 @@ impl Watcher {
                     self.tell("nothing is being recorded".into());
                 }
             }
-            Wish::Trigger(filter) => {
-                let text = match &filter {
-                    Some(filter) => format!("the screen will be held at the first event with {filter}"),
+            Wish::Trigger(trigger) => {
+                let text = match &trigger {
+                    Some(trigger) => format!("the screen will be held at {trigger}"),
                     None => "no trigger".into(),
                 };
-                self.world.set_trigger(filter);
+                self.world.set_trigger(trigger);
                 self.tell(text);
             }
             Wish::Frames(frames) => {
@@ -120,6 +122,14 @@ impl Watcher {
                 self.tell(format!("{frames} pictures a second"));
             }
             Wish::Replay(_) => {}
+        }
+    }
+
+    fn hold_if_fired(&mut self) {
+        if self.world.has_fired() {
+            // The copy keeps what fired, so that the screen knows that it is to hold.
+            self.desk.hand_over(Box::new(self.world.clone()));
+            self.world.take_fired();
         }
     }
 
@@ -170,6 +180,7 @@ impl Watcher {
         shot.head.notice.clone_from(&self.notice);
         self.desk.publish(shot);
         self.took = start.elapsed();
+        self.pictures += 1;
     }
 }
 
@@ -182,11 +193,7 @@ impl Consumer for Watcher {
             self.recorder = None;
             self.tell(format!("{error:#}"));
         }
-        if self.world.has_fired() {
-            // The copy keeps what fired, so that the screen knows that it is to hold.
-            self.desk.hand_over(Box::new(self.world.clone()));
-            self.world.take_fired();
-        }
+        self.hold_if_fired();
         Ok(())
     }
 
@@ -200,6 +207,9 @@ impl Consumer for Watcher {
             self.recorder = None;
             self.tell(format!("{error:#}"));
         }
+        // What is stuck makes no event.
+        self.world.look(order.watermark_ns());
+        self.hold_if_fired();
         let (request, changed) = self.desk.request();
         if changed {
             self.world.ask(request);

@@ -8,7 +8,7 @@ use super::snapshot::{
     View, VmaRow, Waits,
 };
 use super::world::{STEP_NS, World};
-use crate::contention::chains::Chains;
+use crate::contention::chains::{Chains, Doing};
 use crate::contention::faults::{FALLBACKS, fallback_name};
 use crate::contention::summary::Summaries;
 use crate::state::{Engine, Lock, TaskView, VmaView, What};
@@ -197,7 +197,7 @@ impl World {
             held: self.engine.held(),
             waiting,
             tasks,
-            trigger: self.trigger.as_ref().map(ToString::to_string),
+            trigger: self.trigger().map(ToString::to_string),
             waits_unknown: totals.waits_unknown,
             holds_unknown: totals.holds_unknown,
             ..Head::default()
@@ -234,6 +234,7 @@ impl World {
             waited_ns: counters.waits.iter().map(|wait| wait.total_ns).sum(),
             worst_hold_ns: counters.holds.iter().map(|hold| hold.max_ns).max().unwrap_or(0),
             last_ns: task.last_ns,
+            doing: Doing::of(&view.run()),
             ..TaskRow::default()
         };
         let mut oldest: Option<(u64, bool)> = None;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::app::{App, Control};
+use super::app::Control;
 use super::feed::{self, Desk, Wish};
 use super::snapshot::{MarkKind, ReplayState, Request};
 use super::{ScreenArgs, require_terminal, screen};
@@ -63,11 +63,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     require_terminal()?;
     let reader = Player::open(&args.file)?;
     let (board, desk) = feed::pair();
-    let (config, error) = args.screen.config();
-    let mut app = App::new(config, true);
-    if let Some(error) = error {
-        app.tell(error, true);
-    }
+    let app = args.screen.app(true);
     let over = Arc::new(AtomicBool::new(false));
     let index = Arc::new(Index::default());
     let ahead = thread::Builder::new().name("ahead".to_owned()).spawn({
@@ -200,7 +196,7 @@ impl Deck {
             self.next = Instant::now() + self.frame;
             self.picture();
         }
-        if !busy {
+        if !busy && !changed {
             // Something to do comes with a wish, or with time.
             if let Some(wish) = self.desk.wait(TICK) {
                 self.fulfil(wish);
@@ -223,12 +219,12 @@ impl Deck {
         match wish {
             Wish::Replay(control) => self.control(control),
             Wish::Frames(frames) => self.frame = Duration::from_secs(1) / frames.max(1),
-            Wish::Trigger(filter) => {
-                let text = match &filter {
-                    Some(filter) => format!("it will stop at the first event with {filter}"),
+            Wish::Trigger(trigger) => {
+                let text = match &trigger {
+                    Some(trigger) => format!("it will stop at {trigger}"),
                     None => "no trigger".into(),
                 };
-                self.player.world_mut().set_trigger(filter);
+                self.player.world_mut().set_trigger(trigger);
                 self.tell(text);
             }
             Wish::Hold | Wish::Record(_) | Wish::StopRecording => {}
@@ -396,10 +392,13 @@ impl Deck {
                 Some(_) => {}
             }
             self.player.next()?;
-            if self.player.world_mut().take_fired().is_some() {
+            if let Some(fired) = self.player.world_mut().take_fired() {
                 self.playing = false;
                 self.now_ns = self.player.world().now_ns();
-                self.tell("the trigger stopped it here");
+                self.tell(format!(
+                    "the trigger {} stopped it: {}",
+                    fired.trigger, fired.what
+                ));
                 return Ok(true);
             }
             if done + 1 == SLICE {

@@ -37,19 +37,29 @@ pub fn run(board: &Board, app: App, quit: &AtomicBool) -> anyhow::Result<()> {
         if quit.load(Ordering::Relaxed) || terminal::panicked() || terminal::is_gone() {
             return Ok(());
         }
+        if screen.heed_signals()? {
+            draw_anew(&mut terminal)?;
+        }
         if stage.frame(&mut terminal).is_err() {
             return Ok(());
         }
         match stage.wait(&receive) {
             After::Go => {}
-            After::Redraw => terminal.clear()?,
+            After::Redraw => draw_anew(&mut terminal)?,
             After::Suspend => {
                 screen.suspend()?;
-                terminal.clear()?;
+                draw_anew(&mut terminal)?;
             }
             After::Quit => return Ok(()),
         }
     }
+}
+
+/// Has the next picture drawn in full. Not by [`Terminal::clear`], which asks the terminal where its cursor is: the answer
+/// would go to the thread that reads keys, and nobody else may read meanwhile.
+fn draw_anew<B: Backend>(terminal: &mut Terminal<B>) -> Result<(), B::Error> {
+    let size = terminal.size()?;
+    terminal.resize(size.into())
 }
 
 /// What the loop has to do next.
@@ -189,14 +199,9 @@ impl Stage {
         if self.app.replay {
             return;
         }
-        let fired = world.fired().map(|entry| {
-            let event = &entry.event;
-            format!(
-                "the trigger held the screen at {} of {}",
-                event.kind.name(),
-                event.header.tid
-            )
-        });
+        let fired = world
+            .fired()
+            .map(|fired| format!("the trigger {} held the screen: {}", fired.trigger, fired.what));
         if let Some(text) = fired {
             self.app.paused = true;
             self.app.tell(text, false);

@@ -9,7 +9,7 @@ use super::world::{EndedWait, GapNote, Heat, Step};
 use crate::check::accounting::{Case, Totals};
 use crate::check::assertions::{Example, Key, Row, Unknown};
 use crate::check::violation::Violation;
-use crate::contention::chains::Chains;
+use crate::contention::chains::{Chains, Doing};
 use crate::contention::summary::{Longest, Summary};
 use crate::filter::{Facts, Field, Filter, Value};
 use crate::info::SourceInfo;
@@ -225,6 +225,8 @@ pub struct TaskRow {
     pub comm: [u8; COMM_LEN],
     /// Whether it is the tracer's own.
     pub is_self: bool,
+    /// What it does with its processor.
+    pub doing: Doing,
     /// What it waits for, and for how long, in nanoseconds.
     pub wait: Option<(Lock, u64)>,
     /// How many locks of each kind it holds, by [`Lock`].
@@ -294,6 +296,7 @@ impl Facts for TaskRow {
                 .is_some_and(|known| test(Value::Text(known.name().as_bytes()))),
             Field::Events => number(Some(self.events)),
             Field::Faults => number(Some(self.faults)),
+            Field::Run => test(Value::Text(self.doing.name().as_bytes())),
             Field::Cpu | Field::Kind | Field::Addr | Field::Refcnt | Field::Reason | Field::Site => false,
         }
     }

@@ -20,6 +20,7 @@ use super::screen::{After, Stage};
 use super::snapshot::{Request, Snapshot};
 use super::theme::{Base, Theme};
 use super::world::World;
+use crate::trigger::Trigger;
 
 /// Theme without colour, so that what is told by colour alone is missed.
 fn app(replay: bool) -> App {
@@ -187,7 +188,7 @@ fn a_held_screen_shows_every_view_of_that_moment() {
 fn a_trigger_holds_the_screen_where_it_fires() {
     let (_, desk, mut stage) = stage();
     let mut world = scene::world();
-    world.set_trigger(Some("kind=vma_read_fail".parse().unwrap()));
+    world.set_trigger(Some(Trigger::parse("kind=vma_read_fail").unwrap()));
     let mut event =
         tracer_common::wire::Event::synthetic(tracer_common::wire::Kind::VmaReadFail, world.now_ns() + 5);
     (event.header.pid, event.header.tid) = (7, 77);
@@ -203,6 +204,50 @@ fn a_trigger_holds_the_screen_where_it_fires() {
             .as_ref()
             .unwrap()
             .0
-            .contains("vma_read_fail of 77")
+            .contains("kind=vma_read_fail held the screen: vma_read_fail of  (77)")
     );
+}
+
+#[test]
+fn what_is_wrong_with_the_file_of_settings_is_said_on_the_screen() {
+    let folder = scene::Folder::new("settings");
+    let path = folder.0.join("tui.toml");
+    std::fs::write(&path, "[theme]\nbase = \"dark\"\n\n[keys]\nquit = \"nokey\"\n").unwrap();
+    let args = super::ScreenArgs {
+        config: Some(path),
+        filter: Some("comm=post*".parse().unwrap()),
+        ..super::ScreenArgs::default()
+    };
+    let mut bench = Bench::new(scene::world());
+    bench.app = args.app(false);
+    let screen = bench.screen(200, 30);
+    assert!(
+        screen.contains("tui.toml:5: no key is called 'nokey'"),
+        "{screen}"
+    );
+    assert!(screen.contains("defaults are used"), "{screen}");
+    assert_eq!(bench.press("q"), [Effect::Quit]);
+    // The filter from the command line is there.
+    bench.press("2");
+    assert_eq!(bench.rows(), [102, 101]);
+}
+
+#[test]
+fn a_trigger_fires_at_what_is_stuck_although_nothing_happens() {
+    let mut world = scene::world();
+    world.set_trigger(Some(Trigger::parse("wait>60ms").unwrap()));
+    let now_ns = world.now_ns();
+    world.look(now_ns + 1_000_000);
+    assert!(!world.has_fired());
+    // 102 waits since 34 ms before the end of the scene.
+    world.look(now_ns + 30_000_000);
+    assert!(
+        world
+            .fired()
+            .unwrap()
+            .what
+            .contains("postgres (102) has been waiting")
+    );
+    world.take_fired();
+    assert!(world.trigger().is_none());
 }

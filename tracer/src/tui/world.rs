@@ -11,11 +11,12 @@ use super::log::{Entry, Ring, Tap};
 use super::snapshot::{Request, Subject};
 use crate::check::Checker;
 use crate::contention::Contention;
-use crate::filter::Filter;
-use crate::info::{Losses, SourceInfo};
+use crate::filter::{Filter, ending_wait};
+use crate::info::{Fired, Losses, SourceInfo};
 use crate::order::OrderStats;
 use crate::stacks::{Stack, Stacks};
 use crate::state::{Engine, Hold, Lock};
+use crate::trigger::{Trigger, Triggers};
 
 /// Width of one step of the rates, in nanoseconds.
 pub const STEP_NS: u64 = 100_000_000;
@@ -133,9 +134,9 @@ pub struct World {
     pub(super) losses: Losses,
     pub(super) order: OrderStats,
     pub(super) number: u64,
-    pub(super) trigger: Option<Filter>,
-    /// The event at which the trigger fired.
-    fired: Option<Box<Entry>>,
+    pub(super) trigger: Option<Box<Triggers>>,
+    /// What made the trigger fire.
+    fired: Option<Box<Fired>>,
     id: u64,
     violations: u64,
 }
@@ -183,7 +184,6 @@ impl World {
             events_tap,
             subject_tap,
             trigger,
-            fired,
             number,
             id,
             ..
@@ -204,37 +204,23 @@ impl World {
             for tap in [&mut *events_tap, &mut *subject_tap].into_iter().flatten() {
                 tap.push(&entry, &info.sites);
             }
-            if let Some(trigger) = trigger
-                && fired.is_none()
-                && trigger.fits(&entry.facts(&info.sites))
-            {
-                *fired = Some(Box::new(entry));
+            if let Some(trigger) = trigger {
+                trigger.event(&entry.facts(&info.sites));
             }
             log.push(entry);
         });
         contention.observe(engine, event);
+        if let Some(trigger) = trigger
+            && let Some(found) = trigger.after(engine, Some(checker.violations()), event)
+        {
+            self.fired.get_or_insert_with(|| Box::new(found));
+        }
         self.note(event, wait)
     }
 
     /// The wait that this event is about to end, asked before the engine takes it in.
     fn wait_ended_by(&self, event: &Event) -> Option<EndedWait> {
-        let ends = matches!(
-            event.kind,
-            Kind::MmapAcquire | Kind::MmapFail | Kind::VmaWriteAcquire | Kind::VmaWriteFail
-        );
-        if !ends {
-            return None;
-        }
-        let view = self.engine.task_at(event)?;
-        let vma = event.vma().unwrap_or(0);
-        let wait = view.waits().find(|wait| {
-            let fits = if vma == 0 {
-                wait.vma == 0 && event.mm() == Some(wait.mm)
-            } else {
-                wait.vma == vma
-            };
-            fits && wait.certainty != Provenance::Unknown
-        })?;
+        let wait = ending_wait(&self.engine, event)?;
         Some(EndedWait {
             ns: event.header.ts_ns.saturating_sub(wait.since_ns),
             end_ns: event.header.ts_ns,
@@ -389,14 +375,32 @@ impl World {
         }
     }
 
-    /// Waits for an event that fits; `None`: for nothing more.
-    pub fn set_trigger(&mut self, trigger: Option<Filter>) {
-        self.trigger = trigger;
+    /// Waits for a condition to come true; `None`: for nothing more.
+    pub fn set_trigger(&mut self, trigger: Option<Trigger>) {
+        self.trigger = trigger.map(|trigger| {
+            let mut triggers = Triggers::beside_checks(vec![trigger], &self.info);
+            triggers.begin(Some(self.checker.violations()));
+            Box::new(triggers)
+        });
         self.fired = None;
     }
 
-    /// The event at which the trigger fired, once; it waits for no other then.
-    pub fn take_fired(&mut self) -> Option<Box<Entry>> {
+    /// What is waited for.
+    pub fn trigger(&self) -> Option<&Trigger> {
+        self.trigger.as_ref()?.all().first()
+    }
+
+    /// Looks for waits and holds that go on; no event before that time is still to come.
+    pub fn look(&mut self, now_ns: u64) {
+        if let Some(trigger) = &mut self.trigger
+            && self.fired.is_none()
+        {
+            self.fired = trigger.look(&self.engine, now_ns).map(Box::new);
+        }
+    }
+
+    /// What made the trigger fire, once; it waits for nothing more then.
+    pub fn take_fired(&mut self) -> Option<Box<Fired>> {
         let fired = self.fired.take();
         if fired.is_some() {
             self.trigger = None;
@@ -404,8 +408,8 @@ impl World {
         fired
     }
 
-    /// The event at which the trigger fired, if nobody has taken it yet.
-    pub fn fired(&self) -> Option<&Entry> {
+    /// What made the trigger fire, if nobody has taken it yet.
+    pub fn fired(&self) -> Option<&Fired> {
         self.fired.as_deref()
     }
 

@@ -9,6 +9,7 @@ use crate::{build, deps, ui, ws};
 
 pub(super) const ENGINE: &str = "engine";
 pub(super) const EVENT_SIZE: &str = "event-size";
+pub(super) const SCREEN: &str = "screen";
 pub(super) const LOCK: &str = "lock";
 
 /// Events a second that the engine must take, in millions.
@@ -65,6 +66,65 @@ fn rates(said: &str) -> Vec<(String, f64)> {
             Some((name.trim_end().to_owned(), rate.parse().ok()?))
         })
         .collect()
+}
+
+/// `tracer/benches/screen.rs`: what is measured, its most, and its unit.
+const SCREEN_LIMITS: [(&str, f64, &str); 7] = [
+    ("frame-p99", 8.0, "ms"),
+    ("cpu", 10.0, "%"),
+    ("input-p99", 100.0, "ms"),
+    ("lost", 0.0, "events"),
+    ("lost-at-60", 0.0, "events"),
+    ("start", 2.0, "s"),
+    ("back-worst", 200.0, "ms"),
+];
+/// Frames a second that have to be drawn when 60 are asked for.
+const FRAMES: f64 = 55.0;
+
+/// `tracer/benches/screen.rs`.
+pub(super) fn screen() -> Result<Vec<Row>> {
+    build::ebpf()?;
+    let said = bench("tracer", "screen")?;
+    let mut figures = json!({});
+    let (mut measured, mut required) = (Vec::new(), Vec::new());
+    let told = |name| figure(&said, name).with_context(|| format!("the benchmark told no {name}:\n{said}"));
+    let frames = told("frames-at-60")?;
+    figures["frames-at-60"] = json!(frames);
+    let mut met = frames >= FRAMES;
+    for (name, most, unit) in SCREEN_LIMITS {
+        required.push(format!("{name} {most} {unit}"));
+        // Needs root, and a kernel that lets itself be traced.
+        if name == "start" && figure(&said, name).is_none() {
+            measured.push("start not measured".to_owned());
+            met = false;
+            continue;
+        }
+        let value = told(name)?;
+        figures[name] = json!(value);
+        measured.push(format!("{name} {value} {unit}"));
+        met &= value <= most;
+    }
+    measured.push(format!("{frames} frames a second of 60"));
+    Ok(vec![Row {
+        name: SCREEN,
+        measured: measured.join(", "),
+        required: Some(format!(
+            "at most {}; {FRAMES} frames a second of 60",
+            required.join(", ")
+        )),
+        met,
+        method: "`cargo bench -p tracer --bench screen`: 200,000 events/s of 10,000 tasks by the clock for 40 s, a key every 211 ms, all views at 200x60; 10 million events to go back in; `tracer` started on a terminal here",
+        notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
+        figures,
+    }])
+}
+
+/// Of a line such as `cpu 3.20 %` the number.
+fn figure(said: &str, name: &str) -> Option<f64> {
+    said.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(name)).then(|| words.next()?.parse().ok())?
+    })
 }
 
 /// What the compiler says of the wire format.

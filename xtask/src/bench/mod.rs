@@ -80,6 +80,10 @@ const GROUPS: &[Group] = &[
         run: export::run,
     },
     Group {
+        rows: &[cargo::SCREEN],
+        run: cargo::screen,
+    },
+    Group {
         rows: &[cargo::EVENT_SIZE],
         run: cargo::event_size,
     },

@@ -12,6 +12,7 @@ mod libtest;
 mod provoke_checks;
 mod report;
 mod sched_checks;
+mod screen_checks;
 mod tracer_checks;
 mod vm_checks;
 mod watch_checks;

@@ -164,7 +164,7 @@ impl Player {
     pub fn take_up(&mut self, copy: &Copy) -> anyhow::Result<()> {
         self.source.go_to(&copy.place)?;
         self.order.clone_from(&copy.order);
-        let trigger = self.world.trigger.take();
+        let trigger = self.world.trigger().cloned();
         self.world = copy.world.clone();
         self.world.set_trigger(trigger);
         self.ready.clear();
@@ -180,7 +180,7 @@ impl Player {
         self.source.go_to(&self.start)?;
         let info = Arc::clone(self.world.info());
         self.order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
-        let trigger = self.world.trigger.take();
+        let trigger = self.world.trigger().cloned();
         self.world = World::new(info, LOG);
         self.world.set_trigger(trigger);
         self.ready.clear();

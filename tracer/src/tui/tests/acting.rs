@@ -223,7 +223,7 @@ fn effects_are_handed_out() {
         [Effect::Record(Some("a.rec".into()))]
     );
     assert_eq!(bench.press(":stop<enter>"), [Effect::StopRecording]);
-    let trigger = "wait>5ms".parse().unwrap();
+    let trigger = crate::trigger::Trigger::parse("wait>5ms").unwrap();
     assert_eq!(bench.press("twait>5ms<enter>"), [Effect::Trigger(Some(trigger))]);
     assert_eq!(bench.press(":fps 30<enter>"), [Effect::Frames(30)]);
     bench.press("3<enter>");
@@ -330,7 +330,7 @@ fn what_is_shown_can_be_exported() {
     assert_eq!(ending, "csv");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
-    assert!(lines[0].starts_with("tid,comm,wait,behind,holds,hold,known"));
+    assert!(lines[0].starts_with("tid,comm,wait,run,behind,holds,hold,known"));
     assert!(lines[1].starts_with("212,java,"));
     bench.press("7");
     let (text, ending) = crate::tui::draw::export(&bench.app, &bench.shot);

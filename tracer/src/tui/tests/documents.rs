@@ -43,8 +43,19 @@ fn compare(name: &str, part: &str, wanted: &str) {
     );
 }
 
+/// Of a recording of a real kernel, when four tasks are stuck.
+fn real_screenshot(view: View, keys: &str, width: u16, height: u16) -> String {
+    let world = scene::stuck();
+    let later_ns = scene::STUCK_NS - world.now_ns();
+    screenshot_of(Bench::at(world, later_ns), view, keys, (width, height))
+}
+
 fn screenshot(view: View, keys: &str, width: u16, height: u16) -> String {
-    let mut bench = Bench::at(scene::world(), 20_000_000);
+    let bench = Bench::at(scene::world(), 20_000_000);
+    screenshot_of(bench, view, keys, (width, height))
+}
+
+fn screenshot_of(mut bench: Bench, view: View, keys: &str, (width, height): (u16, u16)) -> String {
     bench.app.show(view);
     bench.screen(width, height);
     for key in keys_of(keys) {
@@ -83,7 +94,16 @@ fn the_page_about_the_screen_lists_all_there_is() {
 
 #[test]
 fn screens_in_documents_are_those_that_are_drawn() {
-    compare("README.md", "screen", &screenshot(View::Overview, "", 90, 26));
+    compare(
+        "README.md",
+        "screen",
+        &real_screenshot(View::Overview, "", 100, 26),
+    );
+    compare(
+        "docs/guide/slow-writer.md",
+        "screen",
+        &real_screenshot(View::Contention, "", 100, 18),
+    );
     compare("docs/tui.md", "overview", &screenshot(View::Overview, "", 90, 26));
     compare(
         "docs/tui.md",

@@ -7,6 +7,7 @@ use tracer_common::wire::{Event, Kind, flag};
 
 use crate::info::{KernelInfo, Losses, SiteInfo, SourceInfo, UnseenInfo};
 use crate::recording;
+use crate::tui::replay::player::Player;
 use crate::tui::world::{LOG, World};
 
 pub(super) const START: u64 = 1_000_000_000;
@@ -193,4 +194,28 @@ pub(super) fn record(folder: &Folder, events: &[Event]) -> PathBuf {
     }
     writer.finish(&Losses::default(), "test").unwrap();
     path
+}
+
+/// When a task of [`real`] that reads a page from a slow disk has held a VMA for 0.3 s, a writer waits for that VMA,
+/// and two others for the writer.
+pub(super) const STUCK_NS: u64 = 25_300_000_000;
+
+/// A recording of a real kernel: `tracer record --stacks 1ms -- workload holder --kind fault -d 400` on Debian's 7.3.4.
+pub(super) fn real(folder: &Folder) -> PathBuf {
+    let packed = include_bytes!("../../../tests/fixtures/recordings/holder-7.3.rec.xz");
+    let path = folder.0.join("holder-7.3.rec");
+    let mut reader = lzma_rust2::XzReader::new(&packed[..], true);
+    let mut file = std::fs::File::create(&path).unwrap();
+    std::io::copy(&mut reader, &mut file).unwrap();
+    path
+}
+
+/// The world of [`real`] at [`STUCK_NS`].
+pub(super) fn stuck() -> World {
+    let folder = Folder::new("stuck");
+    let mut player = Player::open(&real(&folder)).unwrap();
+    while player.peek().unwrap().is_some_and(|ns| ns <= STUCK_NS) {
+        player.next().unwrap();
+    }
+    player.world().clone()
 }

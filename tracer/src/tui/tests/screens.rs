@@ -31,6 +31,12 @@ fn bench() -> Bench {
     Bench::at(scene::world(), 20_000_000)
 }
 
+fn stuck() -> Bench {
+    let world = scene::stuck();
+    let later_ns = scene::STUCK_NS - world.now_ns();
+    Bench::at(world, later_ns)
+}
+
 fn shown(mut bench: Bench, view: View, keys: &str, (width, height): (u16, u16)) -> String {
     bench.app.show(view);
     bench.screen(width, height);
@@ -49,6 +55,45 @@ fn every_view_at_every_size() {
             insta::assert_snapshot!(format!("{name}_{width}x{height}"), screen);
         }
     }
+}
+
+/// The same from a recording of a real kernel, at a moment when four tasks are stuck.
+#[test]
+fn every_view_of_a_real_kernel_at_every_size() {
+    let real = stuck();
+    for (width, height) in SIZES {
+        for (name, view, keys) in STATES {
+            if !keys.is_empty() && width != 120 {
+                continue;
+            }
+            let later_ns = real.now_ns - real.world.now_ns();
+            let screen = shown(
+                Bench::at(real.world.clone(), later_ns),
+                view,
+                keys,
+                (width, height),
+            );
+            insta::assert_snapshot!(format!("real_{name}_{width}x{height}"), screen);
+        }
+    }
+}
+
+#[test]
+fn who_is_stuck_on_whom_is_seen_at_a_glance() {
+    for view in [View::Overview, View::Tasks, View::Contention] {
+        let screen = shown(stuck(), view, "", (80, 24));
+        for name in ["w-writer", "w-mmap", "w-fault", "w-holder"] {
+            assert!(screen.contains(name), "{view:?}: {name}\n{screen}");
+        }
+    }
+    // The filter language knows what the scheduler says.
+    let mut bench = stuck();
+    bench.app.show(View::Tasks);
+    bench.screen(120, 40);
+    bench.press("/run=io<enter>");
+    assert_eq!(bench.rows(), [132]);
+    bench.press("/<ctrl-u>lock=vma_write wait>100ms<enter>");
+    assert_eq!(bench.rows(), [133]);
 }
 
 #[test]

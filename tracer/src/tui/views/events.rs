@@ -3,10 +3,12 @@
 use core::cmp::Ordering;
 
 use ratatui::text::{Line, Span};
+use tracer_common::wire::sched::out;
 use tracer_common::wire::{Event, Kind, Provenance, fault};
 
 use super::tasks::known;
 use super::{Canvas, short, space, tasks};
+use crate::contention::chains::Doing;
 use crate::filter::Filter;
 use crate::sink::text::{count, duration};
 use crate::state::Lock;
@@ -199,6 +201,7 @@ pub fn what(entry: &Entry) -> String {
         }
         Kind::FaultBegin | Kind::FaultEnd => words.push(fault_words(event)),
         Kind::TaskFork => words.push(format!("child {}", event.body.arg)),
+        Kind::SchedOut => words.push(why_out(event).into()),
         Kind::SchedWake => words.push(format!("wakes {}", event.body.arg)),
         _ => {}
     }
@@ -215,6 +218,17 @@ pub fn what(entry: &Entry) -> String {
         words.push(format!("refcnt {}", space::refcnt(event.vm_refcnt()).0));
     }
     words.join(" ")
+}
+
+/// Why a task left its processor.
+fn why_out(event: &Event) -> &'static str {
+    match event.sched_state() {
+        0 if event.sched_out_is(out::PREEMPTED) => "preempted",
+        0 => "could run",
+        _ if event.sched_out_is(out::IOWAIT) => "to wait for I/O",
+        _ if event.sched_out_is(out::RECLAIM) => "to sleep while it reclaims memory",
+        _ => "to sleep",
+    }
 }
 
 fn fault_words(event: &Event) -> String {
@@ -317,8 +331,12 @@ fn of_task<'a>(canvas: &Canvas<'_>, task: &TaskDetail) -> Vec<Line<'a>> {
             theme.style(Role::Heading),
         ),
         Span::raw(format!(
-            "  process {}  {} events  {} faults  waited {}  seen {} ago",
+            "  process {}  {}{} events  {} faults  waited {}  seen {} ago",
             row.pid,
+            match row.doing {
+                Doing::Unknown => String::new(),
+                doing => format!("{}  ", doing.name()),
+            },
             count(row.events),
             count(row.faults),
             duration(row.waited_ns),

@@ -5,6 +5,7 @@ use core::cmp::Ordering;
 use tracer_common::wire::Provenance;
 
 use super::{Canvas, short};
+use crate::contention::chains::Doing;
 use crate::filter::Filter;
 use crate::sink::text::{count, duration};
 use crate::state::Lock;
@@ -74,6 +75,15 @@ pub const COLUMNS: &[Column<TaskRow>] = &[
             )
         },
         order: Some(by_wait),
+    },
+    Column {
+        name: "run",
+        title: "RUN",
+        width: 8,
+        right: false,
+        from: 100,
+        show: |row, _| doing(row.doing),
+        order: Some(|one, other| other.doing.cmp(&one.doing)),
     },
     Column {
         name: "behind",
@@ -166,6 +176,15 @@ pub const COLUMNS: &[Column<TaskRow>] = &[
         order: Some(|one, other| other.last_ns.cmp(&one.last_ns)),
     },
 ];
+
+/// Whether it runs, could run, or sleeps, and what for; nothing where that is not known.
+fn doing(doing: Doing) -> Cell {
+    match doing {
+        Doing::Unknown => (String::new(), Role::Quiet),
+        Doing::Running => (doing.name().into(), Role::Good),
+        _ => (doing.name().into(), Role::Text),
+    }
+}
 
 /// A time, or nothing for none.
 pub fn some_time(ns: u64) -> Cell {

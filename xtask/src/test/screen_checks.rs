@@ -1,0 +1,146 @@
+//! The screen on a real terminal in a real kernel under load: tmux types, and its picture of the terminal is looked at.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::guests::{Ctx, Evidence, On, Scenario, expect};
+use crate::peers;
+use crate::vm::Outcome;
+
+/// Scenarios of the screen.
+pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "screen",
+    on: On::These(&["7.3"]),
+    boot,
+    checks: &[
+        ("is-useful-at-once", |e| {
+            let screen = shown(e, "start")?;
+            ensure!(screen.contains("LIVE") && screen.contains("events"), "{screen}");
+            Ok(())
+        }),
+        ("shows-who-is-stuck-on-whom", |e| {
+            let screen = shown(e, "stuck")?;
+            ensure!(
+                screen.contains("w-writer") && screen.contains("vma:w"),
+                "{screen}"
+            );
+            let chains = shown(e, "chains")?;
+            let waits = chains
+                .lines()
+                .position(|line| line.contains("w-writer") && line.contains("vma:w"));
+            let holds = chains
+                .lines()
+                .position(|line| line.contains("w-holder") && line.contains("holds"));
+            ensure!(waits.is_some() && holds.is_some(), "{chains}");
+            Ok(())
+        }),
+        ("filters", |e| {
+            let screen = shown(e, "filtered")?;
+            ensure!(screen.contains("filter: comm=w-*"), "{screen}");
+            ensure!(
+                screen.contains("w-holder") && !screen.contains("workload"),
+                "{screen}"
+            );
+            Ok(())
+        }),
+        ("pauses", |e| {
+            let (one, other) = (shown(e, "paused1")?, shown(e, "paused2")?);
+            ensure!(one.contains("PAUSED"), "{one}");
+            expect("a held screen after a second", &other, &one)
+        }),
+        ("records", |e| {
+            let said = e.out_text("stats")?;
+            ensure!(said.contains("w-writer"), "{said}");
+            Ok(())
+        }),
+        ("is-stopped-and-goes-on", |e| {
+            let stopped = shown(e, "stopped")?;
+            ensure!(
+                stopped.contains("Stopped") && !stopped.contains("LIVE"),
+                "{stopped}"
+            );
+            let again = shown(e, "again")?;
+            ensure!(again.contains("LIVE"), "{again}");
+            Ok(())
+        }),
+        ("takes-the-size-of-the-terminal", |e| {
+            for (name, columns, lines) in [("small", 80, 24), ("large", 200, 60)] {
+                let screen = shown(e, name)?;
+                let widest = screen.lines().map(|line| line.chars().count()).max();
+                ensure!(screen.contains("LIVE"), "{screen}");
+                ensure!(widest <= Some(columns), "{name}: {widest:?}\n{screen}");
+                // The line with the keys is the last one.
+                let last = screen.trim_end().lines().enumerate().last();
+                ensure!(
+                    last.is_some_and(|(at, line)| at + 1 == lines && line.contains("? help")),
+                    "{name}: {screen}"
+                );
+            }
+            Ok(())
+        }),
+        ("goes-through-the-recording", |e| {
+            let screen = shown(e, "replay")?;
+            ensure!(screen.contains("REPLAY") && screen.contains("event "), "{screen}");
+            Ok(())
+        }),
+        ("leaves-a-clean-terminal", |e| {
+            let screen = shown(e, "left")?;
+            ensure!(
+                screen.contains("status 0") && !screen.contains("LIVE"),
+                "{screen}"
+            );
+            Ok(())
+        }),
+        ("kernel-is-content", Evidence::kernel_is_content),
+    ],
+}];
+
+fn shown(e: &Evidence, name: &str) -> Result<String> {
+    e.succeeded()?;
+    e.out_text(name)
+}
+
+fn boot(ctx: &Ctx) -> Result<Outcome> {
+    let mut guest = ctx.guest();
+    guest.smp = 3;
+    guest.mem = guest.mem.max(1536);
+    guest.timeout = Duration::from_secs(240);
+    guest.adds.extend(peers::get(&["tmux"])?.adds);
+    guest.sh(SCRIPT)
+}
+
+/// A task that holds a VMA for reading for half a minute while a writer waits for it, others behind that, and faults
+/// beside it all.
+const SCRIPT: &str = "
+export TERM=xterm-256color LC_ALL=C.UTF-8 HOME=/tmp TMUX_TMPDIR=/tmp
+cd /tmp
+t() { tmux -u -L t \"$@\"; }
+shot() { t capture-pane -p > /out/$1; }
+# Until the screen shows a text, at most so many tenths of a second.
+until_shown() { i=0; while ! t capture-pane -p | grep -q \"$1\"; do i=$((i+1)); [ $i -gt $2 ] && return 0; sleep 0.1; done; }
+t new-session -d -s s -x 120 -y 40 sh || { echo 'tmux does not start' >&2; exit 1; }
+workload holder --kind fault -d 40000 > /out/holder 2>&1 &
+t send-keys -t s 'tracer; echo status $?' Enter
+until_shown LIVE 300; shot start
+until_shown w-writer 200; t send-keys -t s 2; sleep 1; shot stuck
+t send-keys -t s 4; sleep 1; shot chains
+t send-keys -t s 2 '/'; t send-keys -t s -l 'comm=w-*'; t send-keys -t s Enter; sleep 1; shot filtered
+t send-keys -t s p; sleep 1; shot paused1; sleep 1; shot paused2
+t send-keys -t s p; t send-keys -t s -l ':record /tmp/a.rec'; t send-keys -t s Enter
+wait
+sleep 1
+t send-keys -t s -l ':stop'; t send-keys -t s Enter; sleep 1
+t send-keys -t s C-z; until_shown Stopped 100; shot stopped
+t send-keys -t s fg Enter; until_shown LIVE 100; sleep 1; shot again
+t resize-window -t s -x 80 -y 24; sleep 2; shot small
+t resize-window -t s -x 200 -y 60; sleep 2; shot large
+t resize-window -t s -x 120 -y 40; sleep 1
+t send-keys -t s q; until_shown 'status' 200; shot left
+tracer stats /tmp/a.rec > /out/stats 2>&1
+t send-keys -t s clear Enter 'tracer replay /tmp/a.rec' Enter
+until_shown REPLAY 100; sleep 1; shot replay
+t send-keys -t s q
+t kill-server
+exit 0
+";
