@@ -87,10 +87,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
         ("leaves-a-clean-terminal", |e| {
             let screen = shown(e, "left")?;
             ensure!(
-                screen.contains("status 0") && !screen.contains("LIVE"),
+                screen.contains("left with 0") && !screen.contains("LIVE"),
                 "{screen}"
             );
             Ok(())
+        }),
+        ("ends-with-its-terminal", |e| {
+            expect("tasks that are left", &shown(e, "alive")?.trim(), &"")
         }),
         ("kernel-is-content", Evidence::kernel_is_content),
     ],
@@ -120,10 +123,12 @@ shot() { t capture-pane -p > /out/$1; }
 # Until the screen shows a text, at most so many tenths of a second.
 until_shown() { i=0; while ! t capture-pane -p | grep -q \"$1\"; do i=$((i+1)); [ $i -gt $2 ] && return 0; sleep 0.1; done; }
 t new-session -d -s s -x 120 -y 40 sh || { echo 'tmux does not start' >&2; exit 1; }
+t set -t s status off; t resize-window -t s -x 120 -y 40
+t send-keys -t s tracer Enter
+until_shown LIVE 600; shot start
+# What it waits for has to begin while it is looked at.
 workload holder --kind fault -d 40000 > /out/holder 2>&1 &
-t send-keys -t s 'tracer; echo status $?' Enter
-until_shown LIVE 300; shot start
-until_shown w-writer 200; t send-keys -t s 2; sleep 1; shot stuck
+until_shown w-writer 300; t send-keys -t s 2; sleep 1; shot stuck
 t send-keys -t s 4; sleep 1; shot chains
 t send-keys -t s 2 '/'; t send-keys -t s -l 'comm=w-*'; t send-keys -t s Enter; sleep 1; shot filtered
 t send-keys -t s p; sleep 1; shot paused1; sleep 1; shot paused2
@@ -132,15 +137,18 @@ wait
 sleep 1
 t send-keys -t s -l ':stop'; t send-keys -t s Enter; sleep 1
 t send-keys -t s C-z; until_shown Stopped 100; shot stopped
-t send-keys -t s fg Enter; until_shown LIVE 100; sleep 1; shot again
+t send-keys -t s 'fg; echo left with $?' Enter; until_shown LIVE 100; sleep 1; shot again
 t resize-window -t s -x 80 -y 24; sleep 2; shot small
 t resize-window -t s -x 200 -y 60; sleep 2; shot large
 t resize-window -t s -x 120 -y 40; sleep 1
-t send-keys -t s q; until_shown 'status' 200; shot left
+t send-keys -t s q; until_shown 'left with [0-9]' 200; shot left
 tracer stats /tmp/a.rec > /out/stats 2>&1
 t send-keys -t s clear Enter 'tracer replay /tmp/a.rec' Enter
 until_shown REPLAY 100; sleep 1; shot replay
-t send-keys -t s q
+t send-keys -t s q; sleep 1
+# A terminal that goes away ends it.
+t send-keys -t s clear Enter tracer Enter; until_shown LIVE 600
 t kill-server
+i=0; while pidof tracer > /out/alive; do i=$((i+1)); [ $i -gt 300 ] && break; sleep 0.1; done
 exit 0
 ";
