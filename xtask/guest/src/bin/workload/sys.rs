@@ -260,7 +260,9 @@ pub(crate) fn advise(base: usize, len: usize, advice: i32) -> Result<()> {
     check(unsafe { libc::madvise(base as *mut _, len, advice) }, "madvise").map(drop)
 }
 
-/// Writes one word; a first write to a page is one fault.
+/// Writes one word; a first write to a page is one fault. Inlined always: elsewhere its text might be one fault more, of
+/// a child that counts them.
+#[inline(always)]
 pub(crate) fn poke(address: usize) {
     // SAFETY: callers pass word-aligned addresses inside mappings of their own that hold no Rust object. An atomic
     // store lets several threads write the same page.
