@@ -16,7 +16,7 @@ pub(super) const PROVOKE: &str = "provoke";
 const KERNELS: [&str; 2] = ["7.3", "oracle"];
 /// The scenarios that are after those states, and for how long.
 const RUNS: [(&str, &str); 3] = [
-    ("temporary-readers", "30s"),
+    ("temporary-readers", "60s"),
     ("detach", "10s"),
     ("write-lock", "10s"),
 ];
@@ -92,6 +92,8 @@ fn boot(kernel: &str) -> Result<Vec<(&'static str, Value)>> {
     guest.smp = 4;
     guest.mem = guest.mem.max(2048);
     guest.timeout = Duration::from_secs(900);
+    // Readers are to lose their processor inside the kernel, too, between two instructions that matter.
+    "preempt=full".clone_into(&mut guest.append);
     guest.out = Some(out.path().to_owned());
     let script: String = RUNS
         .iter()
