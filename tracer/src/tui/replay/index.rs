@@ -9,8 +9,9 @@ use crate::tui::snapshot::{Mark, MarkKind};
 
 /// Events between two copies, at first. So many are gone through again in some 50 ms.
 const SPACING: u64 = 1 << 16;
-/// Memory for copies, in bytes, unless the machine has little. When it is used up, every second one goes.
-const BUDGET: usize = 1 << 30;
+/// Memory for copies, in bytes, unless the machine has little. When it is used up, every second one goes. A copy of 10,000
+/// tasks with as many VMAs is some 35 MB, and 76 of them keep the ways in 10 million events short enough.
+const BUDGET: usize = 4 << 30;
 /// Waits below this are not listed, in nanoseconds, at first.
 const SHORTEST_NS: u64 = 10_000;
 /// Special moments that are listed.
