@@ -25,14 +25,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
                 screen.contains("w-writer") && screen.contains("vma:w"),
                 "{screen}"
             );
+            // Each line of the tree is held up by the one below it.
             let chains = shown(e, "chains")?;
-            let waits = chains
-                .lines()
-                .position(|line| line.contains("w-writer") && line.contains("vma:w"));
-            let holds = chains
-                .lines()
-                .position(|line| line.contains("w-holder") && line.contains("holds"));
-            ensure!(waits.is_some() && holds.is_some(), "{chains}");
+            let mut lines = chains.lines();
+            for (task, what) in [
+                ("w-mmap", "waits mmap:w"),
+                ("w-writer", "holds mmap:w"),
+                ("w-holder", "holds vma:r"),
+            ] {
+                ensure!(
+                    lines.any(|line| line.contains(task) && line.contains(what)),
+                    "nothing about {task} that {what}, or not in this order:\n{chains}"
+                );
+            }
             Ok(())
         }),
         ("filters", |e| {
@@ -108,8 +113,8 @@ fn boot(ctx: &Ctx) -> Result<Outcome> {
     let mut guest = ctx.guest();
     guest.smp = 3;
     guest.mem = guest.mem.max(1536);
-    guest.timeout = Duration::from_secs(240);
-    guest.adds.extend(peers::get(&["tmux"])?.adds);
+    guest.timeout = Duration::from_secs(400);
+    guest.adds.extend(peers::get(&["tmux", "locale"])?.adds);
     guest.sh(SCRIPT)
 }
 
