@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tracer_common::wire::Kind;
 
 use crate::export::ExportArgs;
+use crate::files::{CutArgs, InfoArgs, MergeArgs, VerifyArgs};
 use crate::filter::{Filter, FilterError};
 use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
@@ -87,6 +88,14 @@ pub enum Command {
     Export(ExportArgs),
     /// Numbers for monitoring: for Prometheus to fetch, or pushed by OTLP; until ^C.
     Serve(ServeArgs),
+    /// What a recording says of itself: host, kernel, plan, clocks, times, losses.
+    Info(InfoArgs),
+    /// Read every byte of a recording, and say what is damaged and where.
+    Verify(VerifyArgs),
+    /// A part of a recording as a recording, by time or process; with --recover all that is left of a damaged one.
+    Cut(CutArgs),
+    /// Several recordings as one, of several hosts too, on one clock.
+    Merge(MergeArgs),
     /// What this kernel lets us see, by which mechanism, what stays unseen and why.
     Doctor(DoctorArgs),
     /// Every change of one VMA's lock, by a hardware watchpoint: the truth about one lock, inlined or not.
@@ -222,6 +231,10 @@ impl Command {
             Self::Check(_) => "check",
             Self::Export(_) => "export",
             Self::Serve(_) => "serve",
+            Self::Info(_) => "info",
+            Self::Verify(_) => "verify",
+            Self::Cut(_) => "cut",
+            Self::Merge(_) => "merge",
             Self::Doctor(_) => "doctor",
             Self::Watch(_) => "watch",
             Self::Model(_) => "model",

@@ -29,7 +29,7 @@ use crate::source::replay::Replay;
 use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
 use crate::tui::{self, ScreenArgs};
-use crate::{export, flight, judge, model, provoke, serve, sim, text, validate, watch};
+use crate::{export, files, flight, judge, model, provoke, serve, sim, text, validate, watch};
 
 /// Done.
 const DONE: u8 = 0;
@@ -89,6 +89,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         }),
         Some(Command::Export(args)) => export::run(&args),
         Some(Command::Serve(args)) => serve::run(&args, log),
+        Some(Command::Info(args)) => files::info(&args),
+        Some(Command::Verify(args)) => files::verify(&args),
+        Some(Command::Cut(args)) => files::cut(&args),
+        Some(Command::Merge(args)) => files::merge(&args),
         Some(Command::Doctor(args)) => doctor(&args),
         Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),
         Some(Command::Model(args)) => model::run(args),

@@ -152,10 +152,9 @@ pub struct PartInfo {
     pub pid_base: u32,
     /// What its kernel addresses were changed by (exclusive or), likewise.
     pub address_mask: u64,
-    /// What was added to its numbers of sites and of stacks.
+    /// What was added to the numbers of its sites that are single instructions; the others have the same numbers
+    /// everywhere.
     pub first_site: u32,
-    /// See `first_site`.
-    pub first_stack: u32,
     /// What was added to its times, in nanoseconds.
     pub shift_ns: i64,
     /// How far from true that may be, in nanoseconds, against the first part; `None`: nothing tells.

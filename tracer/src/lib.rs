@@ -10,6 +10,7 @@ pub mod commands;
 pub mod contention;
 pub mod doctor;
 pub mod export;
+pub mod files;
 pub mod filter;
 pub mod flight;
 pub mod info;

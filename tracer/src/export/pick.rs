@@ -1,5 +1,6 @@
 //! Which events are asked for.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -38,9 +39,18 @@ impl FromStr for Moment {
     }
 }
 
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(duration) => write!(f, "{duration:?}"),
+            Self::Wall(ns) => write!(f, "{}", chrono::DateTime::from_timestamp_nanos(*ns).to_rfc3339()),
+        }
+    }
+}
+
 impl Moment {
     /// On the clock of the events, in nanoseconds.
-    fn monotonic_ns(self, info: &SourceInfo) -> u64 {
+    pub fn monotonic_ns(self, info: &SourceInfo) -> u64 {
         let start = info.start_monotonic_ns;
         match self {
             Self::After(duration) => {

@@ -27,6 +27,13 @@ impl Meter {
     }
 }
 
+impl Meter {
+    /// For whoever knows the number of bytes without counting.
+    pub fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
 /// A reader whose bytes are counted.
 #[derive(Debug)]
 pub struct Counted<R> {
@@ -56,11 +63,16 @@ pub struct Progress {
 impl Progress {
     /// For reading `path`, whose bytes `meter` counts.
     pub fn new(path: &Path, meter: Meter) -> Self {
-        let start = Instant::now();
         let length = fs::metadata(path)
             .ok()
             .filter(fs::Metadata::is_file)
             .map_or(0, |meta| meta.len());
+        Self::over(length, meter)
+    }
+
+    /// For reading so many bytes; 0: that is not known.
+    pub fn over(length: u64, meter: Meter) -> Self {
+        let start = Instant::now();
         Self {
             meter,
             length,

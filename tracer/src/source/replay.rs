@@ -70,6 +70,21 @@ impl Replay {
         }
     }
 
+    /// Name of the file, for messages.
+    pub fn name(&self) -> &str {
+        self.reader.name()
+    }
+
+    /// Length of the file in bytes; `None` if it is a pipe.
+    pub fn len(&self) -> Option<u64> {
+        self.reader.len()
+    }
+
+    /// Whether there is nothing in it: never, since it has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
     /// The recording itself: its index, how far it was read.
     pub fn reader(&mut self) -> &mut RecordReader {
         &mut self.reader
