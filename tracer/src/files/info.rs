@@ -78,7 +78,7 @@ fn report(reader: &mut RecordReader) -> anyhow::Result<Report> {
     if reader.len().is_some() {
         let index = reader.index()?;
         report.has_index = index.stored;
-        let skipped: Vec<_> = index
+        let mut skipped: Vec<_> = index
             .entries()
             .iter()
             .filter(|entry| !entry.is_block())
@@ -89,12 +89,19 @@ fn report(reader: &mut RecordReader) -> anyhow::Result<Report> {
         if let Some((first, last)) = index.span() {
             (report.first_ns, report.last_ns) = (Some(first), Some(last));
         }
-        let end = index.entries().last().map(|last| last.offset + last.len);
+        // From there on: what comes after a stored index, or the last frame of a file without one, which may be its end.
+        let end = index.entries().last().map(|last| {
+            if last.is_block() {
+                last.offset + last.len
+            } else {
+                last.offset
+            }
+        });
+        skipped.retain(|entry| Some(entry.offset) != end);
         for entry in skipped {
             reader.resume(entry.offset)?;
             report.take(reader.next_frame()?);
         }
-        // What comes after the index, or where the recording breaks off.
         if let Some(end) = end {
             reader.resume(end)?;
         }
