@@ -16,6 +16,10 @@ use tracer_common::wire::{Event, Kind, MAX_EVENT};
 
 #[path = "recording/disk.rs"]
 mod disk;
+#[path = "recording/kill.rs"]
+mod kill;
+#[path = "recording/versions.rs"]
+mod versions;
 
 /// A folder of its own that goes away with the value.
 struct Folder(PathBuf);

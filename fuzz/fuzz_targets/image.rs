@@ -1,0 +1,7 @@
+//! Hands `targets::image` to libFuzzer.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::image(data));
