@@ -13,9 +13,10 @@ use tracer::source::replay::Replay;
 use tracer::source::{Poll, Source as _};
 use tracer_common::wire::{MAX_EVENT, decode, header};
 
+type Target = fn(&[u8]);
+
 /// Name and function of each target.
-#[allow(dead_code, reason = "libFuzzer's programs take one each")]
-pub(crate) const ALL: [(&str, fn(&[u8])); 9] = [
+const ALL: [(&str, Target); 9] = [
     ("recording", recording),
     ("frames", frames),
     ("wire", wire),
@@ -27,8 +28,15 @@ pub(crate) const ALL: [(&str, fn(&[u8])); 9] = [
     ("code", code),
 ];
 
+/// Hands an input to the target of that name.
+pub(crate) fn run(name: &str, input: &[u8]) {
+    let found = ALL.iter().find(|(known, _)| *known == name);
+    let (_, target) = found.unwrap_or_else(|| panic!("there is no target {name}"));
+    target(input);
+}
+
 /// A file as it is: by the strict reader, by the one that recovers, and by its index.
-pub(crate) fn recording(data: &[u8]) {
+fn recording(data: &[u8]) {
     for recovering in [false, true] {
         let input = Box::new(Cursor::new(data.to_vec()));
         let reader = if recovering {
@@ -86,7 +94,7 @@ fn memory_file(data: &[u8]) -> Option<File> {
 
 /// A recording whose frames are all well formed and sealed, so that what is in them is reached: the input is a
 /// sequence of type, codec, number of events, length when unpacked and length (2 bytes each), payload.
-pub(crate) fn frames(data: &[u8]) {
+fn frames(data: &[u8]) {
     let mut file = b"\x89VMATR\x1a\n\x02\0\0\0\x04\x03\x02\x01".to_vec();
     seal(&mut file, 1, 0, 0, 2, b"{}");
     let mut rest = data;
@@ -127,7 +135,7 @@ fn seal(file: &mut Vec<u8>, kind: u8, codec: u8, count: u32, raw_len: usize, pay
 }
 
 /// Events as they come from the kernel.
-pub(crate) fn wire(data: &[u8]) {
+fn wire(data: &[u8]) {
     let mut rest = data;
     while let Ok((event, len)) = decode(rest) {
         let mut bytes = [0; MAX_EVENT];
@@ -144,7 +152,7 @@ pub(crate) fn wire(data: &[u8]) {
 }
 
 /// What people write: filters, triggers, times.
-pub(crate) fn expressions(data: &[u8]) {
+fn expressions(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
@@ -156,7 +164,7 @@ pub(crate) fn expressions(data: &[u8]) {
 }
 
 /// What the screen takes: its configuration, commands, keys, maps of processes.
-pub(crate) fn screen(data: &[u8]) {
+fn screen(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
@@ -167,7 +175,7 @@ pub(crate) fn screen(data: &[u8]) {
 }
 
 /// Type information of a kernel.
-pub(crate) fn btf(data: &[u8]) {
+fn btf(data: &[u8]) {
     let Ok(btf) = tracer::kernel::Btf::parse(data.to_vec()) else {
         return;
     };
@@ -181,7 +189,7 @@ pub(crate) fn btf(data: &[u8]) {
 }
 
 /// Names and addresses as `/proc/kallsyms` has them, and the list of places without probes.
-pub(crate) fn symbols(data: &[u8]) {
+fn symbols(data: &[u8]) {
     if let Ok(symbols) = tracer::text::Symbols::parse(data) {
         for symbol in symbols.all() {
             let _ = (
@@ -199,7 +207,7 @@ pub(crate) fn symbols(data: &[u8]) {
 }
 
 /// Images of kernels, and their notes.
-pub(crate) fn image(data: &[u8]) {
+fn image(data: &[u8]) {
     if let Ok(text) = tracer::text::Text::from_image(data) {
         let _ = text.pieces().map(|(_, bytes)| bytes.len()).sum::<usize>();
     }
@@ -207,7 +215,7 @@ pub(crate) fn image(data: &[u8]) {
 }
 
 /// Machine code, whatever it is: the search for inlined operations goes over all of it.
-pub(crate) fn code(data: &[u8]) {
+fn code(data: &[u8]) {
     use tracer::text::{Blacklist, Offsets, Symbols, Text, find_in_part};
 
     const BASE: u64 = 0xffff_ffff_8100_0000;

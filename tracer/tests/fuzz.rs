@@ -33,7 +33,7 @@ impl Random {
 
 /// Runs a target on its corpus as it is, and on mutations of it.
 fn drive(name: &str, runs: usize, corpus: &[Vec<u8>], words: &[&str]) {
-    let target = targets::ALL.iter().find(|(known, _)| *known == name).unwrap().1;
+    let target = |input: &[u8]| targets::run(name, input);
     corpus.iter().for_each(|input| target(input));
     let runs = std::env::var("TRACER_FUZZ_RUNS").map_or(runs, |runs| runs.parse().unwrap());
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -62,7 +62,7 @@ fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], words: &[&str], random: &mut 
     match random.below(9) {
         0 if rest > 0 => input[at] ^= 1 << random.below(8),
         1 if rest > 0 => {
-            input[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n', b' ', random.next() as u8][random.below(8)]
+            input[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n', b' ', random.next() as u8][random.below(8)];
         }
         2 => {
             let len = random.below(rest.min(64) + 1);

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
 
-/// How much is asked for at a time, in bytes.
-const CHUNK: usize = 256 << 10;
+/// How much is asked for at a time, in bytes: after a seek first the lower, then twice as much each time.
+const CHUNK: std::ops::RangeInclusive<usize> = 16 << 10..=256 << 10;
 
 /// Where the bytes come from.
 pub(super) enum Source {
@@ -17,9 +17,12 @@ pub(super) enum Source {
 /// A window into a recording. It grows only as far as bytes are there, so that a wrong length claims no memory.
 pub(super) struct Input {
     source: Source,
+    /// The window is what is between `at` and `filled`; what follows is room that was made before.
     buf: Vec<u8>,
     at: usize,
+    filled: usize,
     offset: u64,
+    chunk: usize,
 }
 
 impl Input {
@@ -28,7 +31,9 @@ impl Input {
             source,
             buf: Vec::new(),
             at: 0,
+            filled: 0,
             offset: 0,
+            chunk: *CHUNK.start(),
         }
     }
 
@@ -39,31 +44,36 @@ impl Input {
 
     /// What is in the window.
     pub(super) fn window(&self) -> &[u8] {
-        &self.buf[self.at..]
+        &self.buf[self.at..self.filled]
     }
 
     /// Widens the window to `len` bytes if that many are left; gives how many there are of them.
     pub(super) fn want(&mut self, len: usize) -> io::Result<usize> {
         while self.window().len() < len {
             if self.at > 0 {
-                self.buf.drain(..self.at);
+                self.buf.copy_within(self.at..self.filled, 0);
+                self.filled -= self.at;
                 self.at = 0;
             }
-            let filled = self.buf.len();
-            self.buf.resize(filled + CHUNK, 0);
+            let end = self.filled + self.chunk;
+            if end > self.buf.len() {
+                self.buf.resize(end, 0);
+            }
+            self.chunk = (self.chunk * 2).min(*CHUNK.end());
+            let room = &mut self.buf[self.filled..end];
             let read = loop {
                 let read = match &mut self.source {
-                    Source::File(file) => file.read(&mut self.buf[filled..]),
-                    Source::Stream(stream) => stream.read(&mut self.buf[filled..]),
+                    Source::File(file) => file.read(room),
+                    Source::Stream(stream) => stream.read(room),
                 };
                 match read {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     other => break other,
                 }
             };
-            self.buf.truncate(filled + *read.as_ref().unwrap_or(&0));
-            if read? == 0 {
-                break;
+            match read? {
+                0 => break,
+                read => self.filled += read,
             }
         }
         Ok(self.window().len().min(len))
@@ -90,9 +100,9 @@ impl Input {
             return Ok(false);
         };
         file.seek(SeekFrom::Start(offset))?;
-        self.buf.clear();
-        self.at = 0;
+        (self.at, self.filled) = (0, 0);
         self.offset = offset;
+        self.chunk = *CHUNK.start();
         Ok(true)
     }
 }

@@ -444,16 +444,18 @@ impl RecordReader {
     /// # Errors
     /// As [`Self::index`].
     pub fn seek(&mut self, ts_ns: u64) -> Result<(), ReadError> {
+        let known_until = self.stacks_until;
         let index = self.index()?;
         let last_end = index
             .blocks()
             .last()
             .map_or(PREFIX_LEN as u64, |b| b.offset + b.len);
         let offset = index.find(ts_ns).map_or(last_end, |entry| entry.offset);
+        let unread = known_until..offset;
         let stacks: Vec<u64> = index
             .entries()
             .iter()
-            .filter(|entry| entry.kind == FrameType::Stacks as u8 && entry.offset < offset)
+            .filter(|entry| entry.kind == FrameType::Stacks as u8 && unread.contains(&entry.offset))
             .map(|entry| entry.offset)
             .collect();
         for at in stacks {
