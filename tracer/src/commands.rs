@@ -233,7 +233,7 @@ struct Analysis<F> {
     accounting: Option<Accounting>,
     contention: Option<Contention>,
     missed: u64,
-    progress: Progress,
+    progress: export::Progress,
     out: F,
 }
 
@@ -244,7 +244,7 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Analysis<F> {
             accounting: None,
             contention: None,
             missed: 0,
-            progress: Progress::new(),
+            progress: export::Progress::default(),
             out,
         }
     }
@@ -273,10 +273,12 @@ impl<F: FnMut(&Event, &Meta) -> anyhow::Result<()>> Consumer for Analysis<F> {
     }
 
     fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
-        let received = self.engine.totals().received;
-        self.progress
-            .show(|| format!("{} events", words::count(received)));
+        self.progress.show(self.engine.totals().received);
         Ok(())
+    }
+
+    fn far(&mut self, read: u64, length: u64) {
+        self.progress.far(read, length);
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {

@@ -36,6 +36,9 @@ pub trait Consumer {
         Ok(())
     }
 
+    /// How many of how many bytes of a recording have been read, before each round.
+    fn far(&mut self, _read: u64, _length: u64) {}
+
     /// Some events later, at the latest some milliseconds later.
     ///
     /// # Errors
@@ -205,6 +208,9 @@ pub fn run<S: Source>(
         if Instant::now() >= next_losses {
             next_losses = Instant::now() + LOSSES;
             consumer.losses(&source.losses()?)?;
+        }
+        if let Some((read, length)) = source.far() {
+            consumer.far(read, length);
         }
         consumer.round(&order)?;
     }

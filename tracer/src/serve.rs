@@ -13,6 +13,7 @@ use tracer_common::wire::Event;
 
 use crate::child::Output;
 use crate::cli::{LiveArgs, parse_duration};
+use crate::export::Progress;
 use crate::info::{Losses, SourceInfo};
 use crate::live_setup::{self, Started};
 use crate::order::Order;
@@ -148,10 +149,12 @@ fn watch<S: Source>(source: &mut S, stop: &mut Stop, shown: &Shown) -> anyhow::R
         losses: Losses::default(),
         missed: 0,
         next: Instant::now(),
+        progress: Progress::default(),
         info: &info,
         shown,
     };
     let outcome = pipeline::run(source, stop, &mut watcher)?;
+    watcher.progress.clear();
     watcher.show(&outcome.order);
     Ok(outcome.ended)
 }
@@ -162,6 +165,7 @@ struct Watcher<'a> {
     losses: Losses,
     missed: u64,
     next: Instant,
+    progress: Progress,
     info: &'a SourceInfo,
     shown: &'a Shown,
 }
@@ -177,6 +181,11 @@ impl Consumer for Watcher<'_> {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         self.engine.apply(event, &mut |_, _| {});
         Ok(())
+    }
+
+    fn far(&mut self, read: u64, length: u64) {
+        self.progress.far(read, length);
+        self.progress.show(self.engine.totals().received);
     }
 
     fn round(&mut self, order: &Order) -> anyhow::Result<()> {

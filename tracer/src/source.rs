@@ -49,6 +49,11 @@ pub trait Source {
         &NONE
     }
 
+    /// How many of how many bytes it has read; `None`: nobody knows how many there will be.
+    fn far(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// What is known to be missing so far.
     ///
     /// # Errors

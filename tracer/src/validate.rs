@@ -1,8 +1,7 @@
 //! `tracer check`: the checks, over a recording or the live kernel.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -11,6 +10,7 @@ use tracer_common::wire::Event;
 use crate::check::Checker;
 use crate::child::Output;
 use crate::cli::LiveArgs;
+use crate::export::Progress;
 use crate::info::{Losses, SourceInfo};
 use crate::live_setup::{self, Started};
 use crate::order::Order;
@@ -44,8 +44,7 @@ struct Bench {
     engine: Engine,
     checker: Checker,
     missed: u64,
-    /// A line on standard error that says how far we are, if anybody sits there.
-    next: Option<Instant>,
+    progress: Progress,
 }
 
 impl Bench {
@@ -54,9 +53,7 @@ impl Bench {
             engine: Engine::new(info),
             checker: Checker::new(info),
             missed: 0,
-            next: io::stderr()
-                .is_terminal()
-                .then(|| Instant::now() + Duration::from_secs(1)),
+            progress: Progress::default(),
         }
     }
 }
@@ -68,17 +65,15 @@ impl Consumer for Bench {
     }
 
     fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
-        if let Some(next) = self.next
-            && Instant::now() >= next
-        {
-            self.next = Some(Instant::now() + Duration::from_millis(500));
-            eprint!(
-                "\r\x1b[K{} events, {} violations",
-                text::count(self.engine.totals().received),
-                text::count(self.checker.violations().total())
-            );
-        }
+        let violations = self.checker.violations();
+        self.progress.show_with(self.engine.totals().received, || {
+            format!(", {} violations", text::count(violations.total()))
+        });
         Ok(())
+    }
+
+    fn far(&mut self, read: u64, length: u64) {
+        self.progress.far(read, length);
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
@@ -125,9 +120,7 @@ fn judge<S: Source>(
     let info = source.info().clone();
     let mut bench = Bench::new(&info);
     let outcome = pipeline::run(source, stop, &mut bench)?;
-    if bench.next.is_some() {
-        eprint!("\r\x1b[K");
-    }
+    bench.progress.clear();
     bench.checker.finish();
     let (complete, warnings) = end(source);
     for warning in &warnings {

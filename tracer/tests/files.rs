@@ -545,3 +545,24 @@ fn merge_refuses_locks_of_two_forms() {
     assert_eq!(code, 1);
     assert!(error.contains("name another file"), "{error}");
 }
+
+#[test]
+fn how_far_a_recording_is_read_is_known_of_a_file_and_not_of_a_pipe() {
+    let folder = Folder::new("far");
+    let path = folder.file("a.rec");
+    record(&path, &info("a"), (0..500).map(event));
+    let length = fs::metadata(&path).unwrap().len();
+    let mut replay = Replay::open(&path).unwrap();
+    let mut before = 0;
+    while replay.poll(Duration::ZERO, &mut |_| {}).unwrap() != Poll::End {
+        let (read, of) = replay.far().unwrap();
+        assert_eq!(of, length);
+        assert!(before < read && read <= length, "{before}, {read}, {length}");
+        before = read;
+    }
+    assert_eq!(replay.far(), Some((length, length)));
+
+    let bytes = std::io::Cursor::new(fs::read(&path).unwrap());
+    let reader = tracer::recording::RecordReader::new(Box::new(bytes), "pipe").unwrap();
+    assert_eq!(Replay::new(reader).far(), None);
+}

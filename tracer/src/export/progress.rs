@@ -84,12 +84,23 @@ impl Progress {
 
     /// Looks at the clock, and says how far it is if it is time.
     pub fn show(&mut self, events: u64) {
+        self.show_with(events, String::new);
+    }
+
+    /// How many of how many bytes have been read, from whoever knows it without a meter.
+    pub fn far(&mut self, read: u64, length: u64) {
+        self.meter.0.store(read, Ordering::Relaxed);
+        self.length = length;
+    }
+
+    /// As [`Self::show`], with more to say at the end.
+    pub fn show_with(&mut self, events: u64, more: impl FnOnce() -> String) {
         let Some(next) = self.next else { return };
         let now = Instant::now();
         if now >= next {
             let read = self.meter.0.load(Ordering::Relaxed);
             let line = line(events, now - self.start, read, self.length);
-            eprint!("\r\x1b[K{line}; ^C stops");
+            eprint!("\r\x1b[K{line}{}; ^C stops", more());
             self.next = Some(now + EVERY);
             self.shown = true;
         }
@@ -101,6 +112,13 @@ impl Progress {
             eprint!("\r\x1b[K");
             self.shown = false;
         }
+    }
+}
+
+impl Default for Progress {
+    /// For what nobody knows the length of, or says later.
+    fn default() -> Self {
+        Self::new(Path::new(""), Meter::default())
     }
 }
 

@@ -8,7 +8,7 @@ use tracer_common::wire::{Event, Kind};
 use super::args::CutArgs;
 use super::keep_apart;
 use super::numbers::Numbers;
-use crate::export::{Meter, Moment, Progress};
+use crate::export::{Moment, Progress};
 use crate::info::{Losses, SourceInfo};
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Ended, Stop};
@@ -27,7 +27,6 @@ const USAGE: u8 = 2;
 /// If the recording cannot be read, or the new one not be written.
 pub fn run(args: &CutArgs) -> anyhow::Result<u8> {
     keep_apart(&[&args.file], &args.output)?;
-    let meter = Meter::default();
     let mut replay = Replay::open_as(&args.file, args.recover)?;
     let info = replay.info().clone();
     let from_ns = args.from.map_or(0, |from| from.monotonic_ns(&info));
@@ -44,17 +43,11 @@ pub fn run(args: &CutArgs) -> anyhow::Result<u8> {
         to_ns,
         pids: args.pids.clone(),
         enough: stop.switch(),
-        progress: Progress::new(&args.file, meter.clone()),
+        progress: Progress::default(),
         seen: 0,
         whole: Losses::default(),
     };
-    let outcome = {
-        // How far the reading is shows by the place in the file.
-        let mut source = Metered { replay, meter };
-        let outcome = pipeline::run(&mut source, &mut stop, &mut cutter)?;
-        replay = source.replay;
-        outcome
-    };
+    let outcome = pipeline::run(&mut replay, &mut stop, &mut cutter)?;
     cutter.progress.clear();
     if let Some(warning) = replay.warning() {
         eprintln!("tracer: {warning}");
@@ -135,6 +128,10 @@ impl Consumer for Cutter {
         self.writer.stacks(stacks)
     }
 
+    fn far(&mut self, read: u64, length: u64) {
+        self.progress.far(read, length);
+    }
+
     fn round(&mut self, _order: &Order) -> anyhow::Result<()> {
         self.progress.show(self.seen);
         Ok(())
@@ -143,39 +140,5 @@ impl Consumer for Cutter {
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
         self.whole.clone_from(losses);
         Ok(())
-    }
-}
-
-/// A replay that says how far it is.
-struct Metered {
-    replay: Replay,
-    meter: Meter,
-}
-
-impl crate::source::Source for Metered {
-    fn info(&self) -> &SourceInfo {
-        self.replay.info()
-    }
-
-    fn poll(
-        &mut self,
-        wait: std::time::Duration,
-        sink: &mut dyn FnMut(&Event),
-    ) -> anyhow::Result<crate::source::Poll> {
-        let poll = self.replay.poll(wait, sink);
-        self.meter.set(self.replay.reader().position());
-        poll
-    }
-
-    fn stop(&mut self) {
-        self.replay.stop();
-    }
-
-    fn stacks(&self) -> &Stacks {
-        self.replay.stacks()
-    }
-
-    fn losses(&mut self) -> anyhow::Result<Losses> {
-        self.replay.losses()
     }
 }

@@ -245,6 +245,10 @@ impl Source for Replay {
         self.stopped = true;
     }
 
+    fn far(&self) -> Option<(u64, u64)> {
+        Some((self.reader.position(), self.reader.len()?))
+    }
+
     fn stacks(&self) -> &Stacks {
         self.reader.stacks()
     }
