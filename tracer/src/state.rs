@@ -77,7 +77,7 @@ use sites::Sites;
 use table::Table;
 pub use task::{Frame, Hold, Lock, Start, Task, Wait};
 pub(crate) use view::VmaEntry;
-pub use view::{Held, MmView, TaskView, VmaView};
+pub use view::{Held, MmView, Standing, TaskView, VmaView};
 pub use waiting::{Blocker, Blocks, Waiting};
 
 /// How surely an event is known, beside the event itself.

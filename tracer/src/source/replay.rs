@@ -39,6 +39,13 @@ pub struct Replay {
 /// Most damages that are kept to be told one by one.
 const DAMAGES: usize = 1_000;
 
+impl Place {
+    /// In bytes from the start of the file.
+    pub fn position(&self) -> u64 {
+        self.offset
+    }
+}
+
 impl Replay {
     /// Opens a recording, `-` being standard input.
     ///
@@ -101,6 +108,11 @@ impl Replay {
         self.damage = None;
         self.latest_ns = 0;
         Ok(())
+    }
+
+    /// Where the next block begins, in bytes from the start of the file.
+    pub fn position(&self) -> u64 {
+        self.reader.position()
     }
 
     /// Where the next block begins, with what was known by then.

@@ -4,7 +4,7 @@ use tracer_common::wire::{COMM_LEN, Provenance, Reason};
 
 use super::counters::TaskCounters;
 use super::run::Run;
-use super::small::Small;
+use super::small::{Small, fetch};
 use super::table::Idle;
 
 /// The four ways to hold a lock; also the index of everything that is counted by them.
@@ -193,6 +193,30 @@ pub struct Task {
 }
 
 impl Task {
+    /// Tells the processor that what views show of it is about to be read.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        fetch(&self.comm);
+        fetch(&self.counters.events);
+        fetch(&self.counters.user_faults);
+        fetch(&self.counters.waits[0]);
+        fetch(&self.counters.waits[3]);
+        fetch(&self.counters.holds[1]);
+        fetch(&self.counters.holds[3]);
+        self.holds.fetch();
+        self.waits.fetch();
+        fetch(&self.run);
+    }
+
+    /// The same for what [`Engine::standing`](super::Engine::standing) reads.
+    #[inline]
+    pub(super) fn fetch_standing(&self) {
+        fetch(&self.counters.user_faults);
+        fetch(&self.counters.kernel_faults);
+        self.holds.fetch();
+        self.waits.fetch();
+    }
+
     /// Whether, in this state of knowledge, the task was seen to take or leave this `mmap_lock`.
     pub(super) fn knows_mm(&self, mm: u64, epoch: u32) -> bool {
         self.known_mms.contains(&(mm, epoch))

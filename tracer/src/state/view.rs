@@ -3,7 +3,7 @@
 use tracer_common::wire::{Event, Provenance};
 
 use super::lock::Writer;
-use super::{Engine, Hold, Lock, Mm, Place, Task, Vma, Wait, WriteLocked};
+use super::{Engine, Faults, Hold, Lock, Mm, Place, Task, Vma, Wait, WriteLocked};
 
 /// One task, as it is now.
 #[derive(Clone, Copy)]
@@ -42,10 +42,23 @@ pub struct MmView<'a> {
     pub address: u64,
 }
 
+/// What holds for all tasks together, as it is now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// Tasks that are remembered.
+    pub tasks: usize,
+    /// How many of each [`Lock`] are held, doubtful ones included.
+    pub held: [u64; 4],
+    /// How many wait for each [`Lock`].
+    pub waiting: [u64; 4],
+    /// Page faults, those of tasks included that had to make room.
+    pub faults: Faults,
+}
+
 impl Engine {
     /// All tasks that are remembered, in no particular order.
     pub fn tasks(&self) -> impl Iterator<Item = TaskView<'_>> {
-        self.tasks.iter().map(|(key, task)| TaskView {
+        self.tasks.iter_ahead(Task::fetch).map(|(key, task)| TaskView {
             engine: self,
             task,
             key: u32::try_from(key).unwrap_or(u32::MAX),
@@ -142,16 +155,30 @@ impl Engine {
 
     /// How many of each [`Lock`] are held now, doubtful ones included.
     pub fn held(&self) -> [u64; 4] {
-        let mut held = [0; 4];
-        for (_, task) in self.tasks.iter() {
+        self.standing().held
+    }
+
+    /// What holds for all tasks together. Goes through them once.
+    pub fn standing(&self) -> Standing {
+        let mut all = Standing {
+            faults: self.aged_counters.faults(),
+            ..Standing::default()
+        };
+        for (_, task) in self.tasks.iter_ahead(Task::fetch_standing) {
+            all.tasks += 1;
+            all.faults.add(&task.counters.user_faults);
+            all.faults.add(&task.counters.kernel_faults);
             for hold in task.holds.iter() {
-                held[hold.lock as usize] += 1;
+                all.held[hold.lock as usize] += 1;
+            }
+            for wait in task.waits.iter() {
+                all.waiting[wait.lock as usize] += 1;
             }
         }
         for (_, mm) in self.mms.iter() {
-            held[Lock::VmaWrite as usize] += mm.write_count();
+            all.held[Lock::VmaWrite as usize] += mm.write_count();
         }
-        held
+        all
     }
 
     /// Whether both sides of everything agree: a hold or wait and the lock that it is of.

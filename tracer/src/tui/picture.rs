@@ -162,14 +162,7 @@ impl World {
     fn head(&self, now_ns: u64) -> Head {
         let totals = self.engine.totals();
         let aged = self.engine.aged();
-        let mut waiting = [0; 4];
-        let mut tasks = 0;
-        for view in self.engine.tasks() {
-            tasks += 1;
-            for wait in view.waits() {
-                waiting[wait.lock as usize] += 1;
-            }
-        }
+        let standing = self.engine.standing();
         let from = (now_ns / STEP_NS).saturating_sub(SECOND);
         let recent = self.steps.iter().rev().take_while(|step| step.at >= from);
         Head {
@@ -193,10 +186,10 @@ impl World {
             anomalies: totals.anomalies.iter().sum::<u64>() + self.checker.violations().total(),
             coverage_holes: totals.coverage_holes,
             aged_busy: aged.tasks.1 + aged.vmas.1 + aged.mms.1,
-            faults: self.engine.all_tasks().faults(),
-            held: self.engine.held(),
-            waiting,
-            tasks,
+            faults: standing.faults,
+            held: standing.held,
+            waiting: standing.waiting,
+            tasks: standing.tasks,
             trigger: self.trigger().map(ToString::to_string),
             waits_unknown: totals.waits_unknown,
             holds_unknown: totals.holds_unknown,
@@ -214,11 +207,12 @@ impl World {
     }
 
     fn task_rows(&self, now_ns: u64, active: bool) -> Vec<TaskRow> {
-        self.engine
-            .tasks()
-            .map(|view| self.task_row(view, now_ns))
-            .filter(|row| !active || row.is_active())
-            .collect()
+        let rows = self.engine.tasks().map(|view| self.task_row(view, now_ns));
+        if active {
+            rows.filter(TaskRow::is_active).collect()
+        } else {
+            rows.collect()
+        }
     }
 
     fn task_row(&self, view: TaskView<'_>, now_ns: u64) -> TaskRow {

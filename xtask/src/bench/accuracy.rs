@@ -350,8 +350,12 @@ impl Closed {
 
     /// In a line.
     pub(crate) fn summary(&self) -> String {
+        // Rare ones are hard to meet again: one says most of what there is to know.
+        let first = self.0["first"]
+            .get(0)
+            .map_or_else(String::new, |first| format!(", such as {first}"));
         format!(
-            "{:.3} % of {} closed, {} open {}",
+            "{:.3} % of {} closed, {} open {}{first}",
             (self.percent() * 1000.0).floor() / 1000.0,
             thousands(self.number("checked")),
             self.number("open"),

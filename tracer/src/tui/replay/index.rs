@@ -9,8 +9,9 @@ use crate::tui::snapshot::{Mark, MarkKind};
 
 /// Events between two copies, at first. So many are gone through again in some 50 ms.
 const SPACING: u64 = 1 << 16;
-/// Memory for copies, in bytes, unless the machine has little. When it is used up, every second one goes. A copy of 10,000
-/// tasks with as many VMAs is some 35 MB, and 76 of them keep the ways in 10 million events short enough.
+/// Memory for copies, in bytes, unless the machine has little. Copies are made so far apart that it lasts to the end; if
+/// it does not, every second one goes. A copy of 10,000 tasks with as many VMAs is some 35 MB, and 120 of them keep the
+/// ways in 10 million events short enough.
 const BUDGET: usize = 4 << 30;
 /// Waits below this are not listed, in nanoseconds, at first.
 const SHORTEST_NS: u64 = 10_000;
@@ -151,9 +152,18 @@ impl Index {
 }
 
 impl Found {
-    fn keep(&mut self, copy: Copy) {
-        self.weight += copy.weight();
+    /// Keeps a copy, with about so many events still to come.
+    fn keep(&mut self, copy: Copy, rest: Option<u64>) {
+        let weight = copy.weight();
+        self.weight += weight;
         self.copies.push(Arc::new(copy));
+        if let Some(rest) = rest
+            && let Some(left @ 1..) = (self.budget / 10 * 9).checked_sub(self.weight)
+        {
+            // If the copies to come are about as heavy as this one, the memory lasts to the end.
+            let apart = u128::from(rest) * weight as u128 / left as u128;
+            self.spacing = u64::try_from(apart).unwrap_or(u64::MAX).max(SPACING);
+        }
         while self.weight > self.budget && self.copies.len() > 2 {
             let mut at = 0;
             self.copies.retain(|_| {
@@ -232,7 +242,7 @@ pub fn read_ahead(mut player: Player, index: &Index, over: &AtomicBool) {
             found.number = number;
             found.last_ns = player.world().now_ns();
             if let Some(copy) = copy {
-                found.keep(copy);
+                found.keep(copy, player.rest());
             }
             for mark in marks.drain(..) {
                 found.mark(mark);

@@ -94,6 +94,17 @@ impl Player {
         self.ended && self.ready.is_empty()
     }
 
+    /// About how many events are still to come, if those that were read are anything to go by; `None`: nobody can tell.
+    pub fn rest(&self) -> Option<u64> {
+        let position = self.source.position();
+        let read = position
+            .checked_sub(self.start.position())
+            .filter(|&read| read > 0)?;
+        let rest = self.source.len()?.saturating_sub(position);
+        let events = u128::from(self.world.number()) * u128::from(rest) / u128::from(read);
+        u64::try_from(events).ok()
+    }
+
     /// What is wrong with the recording, once all of it was read.
     pub fn warning(&self) -> Option<String> {
         self.source.warning()

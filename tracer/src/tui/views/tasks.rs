@@ -23,6 +23,30 @@ impl Row for TaskRow {
     fn fits(&self, filter: &Filter, _: &Look<'_>) -> bool {
         filter.fits(self)
     }
+
+    fn rank(&self, column: &str) -> Option<u128> {
+        // The highest first, and those that have none last.
+        let most = |number: u64| u128::from(!number);
+        let some = |number: Option<u64>| {
+            number.map_or(u128::from(u64::MAX), |number| most(number.saturating_add(1)))
+        };
+        let hold = some(self.hold_ns.filter(|_| self.wait.is_none()));
+        Some(match column {
+            "tid" => self.tid.into(),
+            "comm" => u128::from_be_bytes(self.comm),
+            "wait" => some(self.wait.map(|(_, ns)| ns)) << 64 | hold,
+            "run" => most(self.doing as u64),
+            "hold" => hold,
+            "known" => some(self.certainty.map(|certainty| certainty as u64)),
+            "pid" => self.pid.into(),
+            "events" => most(self.events),
+            "faults" => most(self.faults),
+            "waited" => most(self.waited_ns),
+            "worst-hold" => most(self.worst_hold_ns),
+            "seen" => most(self.last_ns),
+            _ => return None,
+        })
+    }
 }
 
 /// The longest wait first, then the longest hold.
@@ -286,5 +310,58 @@ pub fn draw(canvas: &mut Canvas<'_>) {
     } else {
         let shot = canvas.shot;
         canvas.table(&shot.tasks, COLUMNS, MANNER, empty);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row() -> impl Strategy<Value = TaskRow> {
+        let number = || prop_oneof![0..4u64, u64::MAX - 2..=u64::MAX];
+        (
+            (0..4u32, 0..4u32, any::<[u8; 2]>(), 0..Doing::ALL.len(), 0..5usize),
+            (proptest::option::of(number()), proptest::option::of(number())),
+            (number(), number(), number(), number(), number()),
+        )
+            .prop_map(|((tid, pid, name, doing, certainty), (wait, hold_ns), numbers)| {
+                let mut row = TaskRow {
+                    tid,
+                    pid,
+                    // A time is none that could ever be as long.
+                    wait: wait.map(|ns| (Lock::MmapRead, ns.min(u64::MAX - 1))),
+                    doing: Doing::ALL[doing],
+                    certainty: [
+                        Provenance::Observed,
+                        Provenance::Derived,
+                        Provenance::Bounded,
+                        Provenance::Unknown,
+                    ]
+                    .get(certainty)
+                    .copied(),
+                    hold_ns: hold_ns.map(|ns| ns.min(u64::MAX - 1)),
+                    events: numbers.0,
+                    faults: numbers.1,
+                    waited_ns: numbers.2,
+                    worst_hold_ns: numbers.3,
+                    last_ns: numbers.4,
+                    ..TaskRow::default()
+                };
+                row.comm[..2].copy_from_slice(&name);
+                row
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn ranks_give_the_order_of_the_column(one in row(), other in row()) {
+            for column in COLUMNS {
+                let (Some(a), Some(b)) = (one.rank(column.name), other.rank(column.name)) else { continue };
+                let order = column.order.expect("what is ranked is ordered");
+                prop_assert_eq!(a.cmp(&b), order(&one, &other), "{}", column.name);
+            }
+        }
     }
 }
