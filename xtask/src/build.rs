@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::{deps, ws};
 
-const HOST: &str = "x86_64-unknown-linux-gnu";
+/// What everything but the eBPF programs is built for.
+pub(crate) const HOST: &str = "x86_64-unknown-linux-gnu";
 const BPF: &str = "bpfel-unknown-none";
 
 /// Flags of the eBPF build: the architecture whose registers the programs read, debug information. No BTF of our own:
@@ -114,17 +115,36 @@ fn output(name: &str) -> PathBuf {
 }
 
 fn static_build(package: &str, which: &[&str]) -> Result<()> {
+    let moved = remapped();
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    flags.extend(moved.iter().map(|path| format!("--remap-path-prefix={path}")));
+    let c_flags: Vec<String> = moved
+        .iter()
+        .map(|path| ws::quote(format!("-ffile-prefix-map={path}")))
+        .collect();
     let mut command = deps::cargo();
     command
         .args(["build", "--release", "--package", package, "--target", HOST])
         .args(which)
         .arg("--target-dir")
         .arg(ws::target())
-        .env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-            "-C target-feature=+crt-static",
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("CFLAGS_x86_64_unknown_linux_gnu", c_flags.join(" "))
+        .env("CC_SHELL_ESCAPED_FLAGS", "1");
     cargo(&mut command).with_context(|| format!("building {package}"))
+}
+
+/// Paths of this machine and what stands for them in programs, as `FROM=TO`: where something was built shall not be
+/// seen in it. Later ones win.
+fn remapped() -> Vec<String> {
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let mut paths: Vec<String> = cargo
+        .iter()
+        .map(|path| format!("{}=/cargo", path.display()))
+        .collect();
+    paths.push(format!("{}=/tracer", ws::root().display()));
+    paths
 }
 
 /// Runs cargo. It shows its own progress, and only if it has something to do: nothing is said about what is up

@@ -6,6 +6,7 @@ mod build;
 mod consumers;
 mod cpio;
 mod deps;
+mod dist;
 mod kernels;
 mod oracle;
 mod peers;
@@ -56,6 +57,8 @@ enum Task {
     Test(test::TestArgs),
     /// Measure what the project promises, and fail if a promise is not kept
     Bench(bench::BenchArgs),
+    /// Build what is handed to others: the program, a Debian package, an archive, and their sums, in target/dist
+    Dist(dist::DistArgs),
     /// Check the rules about the source that no compiler holds
     Tidy,
     /// Virtual machines
@@ -95,6 +98,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::BuildEbpf { lint: false } => println!("{}", build::ebpf()?.display()),
         Task::Test(args) => return test::run(&args),
         Task::Bench(args) => return bench::run(&args),
+        Task::Dist(args) => dist::run(&args)?,
         Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),
         Task::Kernel(KernelTask::Oracle) => oracle::command()?,

@@ -20,10 +20,18 @@ pub(crate) struct Peer {
 }
 
 /// All of them. A new one needs a line here and nothing else.
-const PEERS: [Peer; 3] = [
+const PEERS: [Peer; 6] = [
     Peer {
         name: "bpftrace",
         package: "bpftrace",
+    },
+    Peer {
+        name: "perf",
+        package: "linux-perf",
+    },
+    Peer {
+        name: "trace-cmd",
+        package: "trace-cmd",
     },
     // Nothing to compare with, but a terminal that programs can look at.
     Peer {
@@ -34,6 +42,11 @@ const PEERS: [Peer; 3] = [
     Peer {
         name: "locale",
         package: "libc-bin",
+    },
+    // Installs what is released.
+    Peer {
+        name: "dpkg",
+        package: "dpkg",
     },
 ];
 

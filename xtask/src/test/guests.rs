@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
 use super::{
-    accuracy_checks, check_checks, contention_checks, cost_checks, doctor_checks, provoke_checks,
-    sched_checks, screen_checks, tracer_checks, vm_checks, watch_checks,
+    accuracy_checks, check_checks, contention_checks, cost_checks, dist_checks, doctor_checks,
+    provoke_checks, sched_checks, screen_checks, tracer_checks, vm_checks, watch_checks,
 };
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
@@ -209,7 +209,8 @@ fn jobs(only: &str) -> Vec<Job> {
             .chain(doctor_checks::SCENARIOS)
             .chain(provoke_checks::SCENARIOS)
             .chain(screen_checks::SCENARIOS)
-            .chain(check_checks::SCENARIOS);
+            .chain(check_checks::SCENARIOS)
+            .chain(dist_checks::SCENARIOS);
         for scenario in scenarios {
             let runs = match scenario.on {
                 On::All => true,

@@ -5,6 +5,7 @@ mod agreement;
 mod check_checks;
 mod contention_checks;
 mod cost_checks;
+mod dist_checks;
 mod doctor_checks;
 mod export_checks;
 mod guests;
