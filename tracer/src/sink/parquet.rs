@@ -6,10 +6,10 @@
 mod columns;
 mod files;
 mod schema;
+mod texts;
 
 use std::path::Path;
 
-use parquet::data_type::ByteArray;
 use parquet::file::metadata::KeyValue;
 use parquet::schema::types::TypePtr;
 use tracer_common::wire::{COMM_LEN, Event, Kind, Provenance, Reason, sched};
@@ -36,18 +36,8 @@ pub struct ParquetWriter {
     addresses: Addresses,
     /// From the clock of the events to that of the wall, in nanoseconds.
     wall_offset_ns: i128,
-    texts: Words,
-}
-
-/// Texts that rows have in common.
-struct Words {
-    kinds: Vec<ByteArray>,
-    provenances: Vec<ByteArray>,
-    reasons: Vec<ByteArray>,
-    locks: Vec<ByteArray>,
-    sites: Vec<ByteArray>,
-    comms: Texts<[u8; COMM_LEN]>,
-    stacks: Texts<u32>,
+    /// How many sites have a name.
+    sites: usize,
 }
 
 impl ParquetWriter {
@@ -67,17 +57,25 @@ impl ParquetWriter {
         );
         let [events, holds, waits] = Table::ALL.map(Table::schema);
         let schemas = [events?, holds?, waits?];
+        let mut by_number = vec![""; 256];
+        for kind in Kind::ALL {
+            by_number[*kind as usize] = kind.name();
+        }
         let place = Place {
             folder: folder.to_owned(),
             host: as_path(&info.host),
             recording: info.start_realtime_ns.to_string(),
             properties: schema::properties(metadata(info, privacy)),
             schemas: schemas.clone(),
+            // In the order of `Pool`.
+            texts: [
+                names(by_number.iter()),
+                names((0..4).map(|bits| Provenance::from_bits(bits).name())),
+                names(Reason::ALL.iter().map(|reason| reason.name())),
+                names(Lock::ALL.iter().map(|lock| lock.name())),
+                names(info.sites.iter().map(|site| &site.function)),
+            ],
         };
-        let mut by_number = vec![""; 256];
-        for kind in Kind::ALL {
-            by_number[*kind as usize] = kind.name();
-        }
         Ok(Self {
             encoder: Encoder::start(place)?,
             batches: schemas.each_ref().map(schema::batch),
@@ -85,15 +83,7 @@ impl ParquetWriter {
             days: [i64::MIN; 3],
             addresses,
             wall_offset_ns: i128::from(info.start_realtime_ns) - i128::from(info.start_monotonic_ns),
-            texts: Words {
-                kinds: names(by_number.iter()),
-                provenances: names((0..4).map(|bits| Provenance::from_bits(bits).name())),
-                reasons: names(Reason::ALL.iter().map(|reason| reason.name())),
-                locks: names(Lock::ALL.iter().map(|lock| lock.name())),
-                sites: names(info.sites.iter().map(|site| &site.function)),
-                comms: Texts::default(),
-                stacks: Texts::default(),
-            },
+            sites: info.sites.len(),
         })
     }
 
@@ -126,7 +116,9 @@ impl ParquetWriter {
             "columns of {} have different lengths; this is a mistake in the program",
             table.name()
         );
-        let batch = core::mem::replace(&mut self.batches[at], schema::batch(&self.schemas[at]));
+        let next = self.encoder.empty(table);
+        let next = next.unwrap_or_else(|| schema::batch(&self.schemas[at]));
+        let batch = core::mem::replace(&mut self.batches[at], next);
         self.encoder.send(Job {
             table,
             date: date(self.days[at]),
@@ -140,16 +132,20 @@ impl Exporter for ParquetWriter {
         let header = &event.header;
         let time = self.wall_us(header.ts_ns);
         self.make_room(Table::Events, time)?;
-        let words = &mut self.texts;
-        let mut row = self.batches[Table::Events as usize].row();
+        let batch = &mut self.batches[Table::Events as usize];
+        let comm = batch.comms.get(header.comm, || comm(&header.comm));
+        let (kernel, user) = event.stacks();
+        let kernel = stack(&mut batch.stacks, kernel, stacks);
+        let user = stack(&mut batch.stacks, user, stacks);
+        let mut row = batch.row();
         row.int64(Some(header.ts_ns));
         row.int64(Some(time.cast_unsigned()));
         row.int32(Some(u32::from(header.cpu)));
         row.int64(Some(u64::from(header.seq)));
         row.int32(Some(header.pid));
         row.int32(Some(header.tid));
-        row.text(Some(words.comms.get(header.comm, || comm(&header.comm))));
-        row.text(Some(&words.kinds[event.kind as usize]));
+        row.text(Some(comm));
+        row.text(Some(event.kind as usize));
         row.int64(event.mm().map(|mm| self.addresses.show(mm)));
         row.int64(event.vma().map(|vma| self.addresses.show(vma)));
         let range = event.range();
@@ -159,15 +155,12 @@ impl Exporter for ParquetWriter {
         row.int64(event.vm_refcnt().map(u64::from));
         row.int64(event.vm_lock_seq().map(u64::from));
         row.int64(event.mm_lock_seq().map(u64::from));
-        row.text(Some(&words.provenances[meta.provenance as usize]));
+        row.text(Some(meta.provenance as usize));
         row.int64(meta.bound_ns);
         row.flag(Some(meta.derived));
         let known = meta.hold.filter(|start| start.provenance != Provenance::Unknown);
         row.int64(known.map(|start| start.since_ns));
-        row.text(
-            meta.hold
-                .map(|start| &words.provenances[start.provenance as usize]),
-        );
+        row.text(meta.hold.map(|start| start.provenance as usize));
         row.int64(known.and_then(|start| start.bound_ns));
         let kind = event.kind;
         let is_mmap = matches!(
@@ -188,7 +181,7 @@ impl Exporter for ParquetWriter {
             kind,
             Kind::VmaReadFail | Kind::VmaReadRefused | Kind::VmaReadTemporary
         );
-        row.text(has_reason.then(|| &words.reasons[event.reason() as usize]));
+        row.text(has_reason.then(|| event.reason() as usize));
         let is_gap = kind == Kind::Gap;
         row.int64(is_gap.then(|| u64::from(event.body.arg)));
         row.int64(is_gap.then_some(event.body.vm_start));
@@ -203,12 +196,12 @@ impl Exporter for ParquetWriter {
         for bit in [sched::out::IOWAIT, sched::out::RECLAIM, sched::out::PREEMPTED] {
             row.flag(is_out.then(|| event.sched_out_is(bit)));
         }
-        row.text(event.stack_of().map(|of| &words.kinds[of as usize]));
+        row.text(event.stack_of().map(|of| of as usize));
         row.int64((kind == Kind::Stack).then_some(event.body.vm_end));
-        let (kernel, user) = event.stacks();
-        row.text(words.stack(kernel, stacks));
-        row.text(words.stack(user, stacks));
-        row.text(words.sites.get(header.site as usize).filter(|_| !is_gap));
+        row.text(kernel);
+        row.text(user);
+        let site = header.site as usize;
+        row.text((site < self.sites && !is_gap).then_some(site));
         Ok(())
     }
 
@@ -225,19 +218,25 @@ impl Exporter for ParquetWriter {
         };
         let time = self.wall_us(interval.end_ns);
         self.make_room(table, time)?;
-        let words = &mut self.texts;
         let show = |address: u64| (address != 0).then(|| self.addresses.show(address));
-        let mut row = self.batches[table as usize].row();
+        let batch = &mut self.batches[table as usize];
+        let holder = interval.holder.as_ref();
+        let own_comm = batch.comms.get(interval.comm, || comm(&interval.comm));
+        let holder_comm = holder.map(|holder| batch.comms.get(holder.comm, || comm(&holder.comm)));
+        let (kernel, user) = interval.stacks;
+        let kernel = stack(&mut batch.stacks, kernel, stacks);
+        let user = stack(&mut batch.stacks, user, stacks);
+        let mut row = batch.row();
         row.int64(Some(interval.end_ns));
         row.int64(Some(time.cast_unsigned()));
         row.int64(interval.begin_ns());
         row.int64(interval.ns());
-        row.text(Some(&words.locks[span.lock as usize]));
+        row.text(Some(span.lock as usize));
         row.flag(Some(span.what != What::GaveUp));
-        row.text(Some(&words.provenances[span.how as usize]));
+        row.text(Some(span.how as usize));
         row.int32(Some(span.who.pid));
         row.int32(Some(span.who.tid));
-        row.text(Some(words.comms.get(interval.comm, || comm(&interval.comm))));
+        row.text(Some(own_comm));
         let place = span.place;
         row.int64(show(place.mm));
         row.int64(show(place.vma));
@@ -245,20 +244,19 @@ impl Exporter for ParquetWriter {
         row.int64(has_range.then_some(place.vm_start));
         row.int64(has_range.then_some(place.vm_end));
         let (kind, cpu, seq) = interval.ended_by;
-        row.text(Some(&words.kinds[kind as usize]));
+        row.text(Some(kind as usize));
         row.int32(Some(u32::from(cpu)));
         row.int64(Some(u64::from(seq)));
-        row.text(words.sites.get(span.site as usize));
+        let site = span.site as usize;
+        row.text((site < self.sites).then_some(site));
         row.int32(Some(u32::try_from(interval.waiters.len()).unwrap_or(u32::MAX)));
-        let holder = interval.holder.as_ref();
         row.int32(holder.map(|holder| holder.pid));
         row.int32(holder.map(|holder| holder.tid));
-        row.text(holder.map(|holder| words.comms.get(holder.comm, || comm(&holder.comm))));
-        row.text(holder.map(|holder| &words.locks[holder.lock as usize]));
+        row.text(holder_comm);
+        row.text(holder.map(|holder| holder.lock as usize));
         row.int64(holder.map(|holder| holder.since_ns));
-        let (kernel, user) = interval.stacks;
-        row.text(words.stack(kernel, stacks));
-        row.text(words.stack(user, stacks));
+        row.text(kernel);
+        row.text(user);
         Ok(())
     }
 
@@ -270,12 +268,10 @@ impl Exporter for ParquetWriter {
     }
 }
 
-impl Words {
-    /// A stack as one text, innermost frame last, apart by semicolons.
-    fn stack(&mut self, number: u32, stacks: &Stacks) -> Option<&ByteArray> {
-        let stack = stacks.get(number)?;
-        Some(self.stacks.get(number, || stack.folded()))
-    }
+/// A stack as one text, innermost frame last, apart by semicolons.
+fn stack(texts: &mut Texts<u32>, number: u32, stacks: &Stacks) -> Option<usize> {
+    let stack = stacks.get(number)?;
+    Some(texts.get(number, || stack.folded()))
 }
 
 fn comm(raw: &[u8; COMM_LEN]) -> String {

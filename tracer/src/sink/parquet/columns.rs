@@ -2,19 +2,45 @@
 
 use std::collections::HashMap;
 
-use parquet::data_type::ByteArray;
+use tracer_common::wire::COMM_LEN;
 
 /// Rows that are encoded together.
 pub(super) const BATCH: usize = 128 << 10;
 
-/// The values of one column of a batch; what is missing is in `there` alone.
+/// The values of one column of a batch; what is missing is in the levels alone.
 #[derive(Debug)]
 pub(super) enum Column {
     Int32(Vec<i32>, Levels),
     Int64(Vec<i64>, Levels),
     Bool(Vec<bool>, Levels),
-    Text(Vec<ByteArray>, Levels),
+    /// The number of each text in its pool.
+    Text(Vec<u32>, Levels, Pool),
 }
+
+/// A text that rows have in common.
+pub(super) type Text = Box<str>;
+
+/// Where the texts of a column are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pool {
+    /// By the number of the kind.
+    Kinds,
+    /// By the bits of the provenance.
+    Provenances,
+    /// By the number of the reason.
+    Reasons,
+    /// By the number of the lock.
+    Locks,
+    /// By the number of the site.
+    Sites,
+    /// [`Batch::comms`].
+    Comms,
+    /// [`Batch::stacks`].
+    Stacks,
+}
+
+/// The texts of the pools that are the same for all batches, in the order of [`Pool`].
+pub(super) type Fixed = [Vec<Text>; 5];
 
 /// For each row whether it has a value; `None`: the column always has one.
 pub(super) type Levels = Option<Vec<i16>>;
@@ -24,6 +50,10 @@ pub(super) type Levels = Option<Vec<i16>>;
 pub(super) struct Batch {
     pub(super) columns: Vec<Column>,
     pub(super) rows: usize,
+    /// Names of commands in its rows.
+    pub(super) comms: Texts<[u8; COMM_LEN]>,
+    /// Stacks in its rows.
+    pub(super) stacks: Texts<u32>,
 }
 
 /// Fills the columns of one row, from left to right.
@@ -39,6 +69,45 @@ impl Batch {
         }
     }
 
+    /// Makes it as if it were new, but for its memory.
+    pub(super) fn clear(&mut self) {
+        self.rows = 0;
+        self.comms.clear();
+        self.stacks.clear();
+        for column in &mut self.columns {
+            let levels = match column {
+                Column::Int32(values, levels) => {
+                    values.clear();
+                    levels
+                }
+                Column::Int64(values, levels) => {
+                    values.clear();
+                    levels
+                }
+                Column::Bool(values, levels) => {
+                    values.clear();
+                    levels
+                }
+                Column::Text(values, levels, _) => {
+                    values.clear();
+                    levels
+                }
+            };
+            if let Some(levels) = levels {
+                levels.clear();
+            }
+        }
+    }
+
+    /// The texts that the numbers of a column mean.
+    pub(super) fn pool<'a>(&'a self, pool: Pool, fixed: &'a Fixed) -> &'a [Text] {
+        match pool {
+            Pool::Comms => &self.comms.texts,
+            Pool::Stacks => &self.stacks.texts,
+            fixed_one => &fixed[fixed_one as usize],
+        }
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.rows >= BATCH
     }
@@ -51,7 +120,7 @@ impl Batch {
                 Column::Int32(values, levels) => (values.len(), levels),
                 Column::Int64(values, levels) => (values.len(), levels),
                 Column::Bool(values, levels) => (values.len(), levels),
-                Column::Text(values, levels) => (values.len(), levels),
+                Column::Text(values, levels, _) => (values.len(), levels),
             };
             levels.as_ref().map_or(values, Vec::len) == self.rows
         })
@@ -59,8 +128,8 @@ impl Batch {
 }
 
 macro_rules! put {
-    ($self:ident, $variant:ident, $value:expr) => {
-        if let Some(Column::$variant(values, levels)) = $self.columns.next() {
+    ($self:ident, $variant:ident, $value:expr $(, $rest:pat)?) => {
+        if let Some(Column::$variant(values, levels $(, $rest)?)) = $self.columns.next() {
             match $value {
                 Some(value) => {
                     values.push(value);
@@ -95,35 +164,45 @@ impl Row<'_> {
     }
 
     #[inline]
-    pub(super) fn text(&mut self, value: Option<&ByteArray>) {
-        put!(self, Text, value.cloned());
+    pub(super) fn text(&mut self, value: Option<usize>) {
+        // Pools have no more texts than fit: those of a batch no more than it has rows.
+        put!(self, Text, value.map(|value| value as u32), _);
     }
 }
 
 /// Texts that come again and again, each in memory once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Texts<K> {
-    known: HashMap<K, ByteArray, rustc_hash::FxBuildHasher>,
+    known: HashMap<K, usize, rustc_hash::FxBuildHasher>,
+    texts: Vec<Text>,
 }
 
-/// Above this many, a table of texts starts anew: they then do not come again and again.
-const MOST_TEXTS: usize = 1 << 16;
+impl<K> Default for Texts<K> {
+    fn default() -> Self {
+        Self {
+            known: HashMap::default(),
+            texts: Vec::new(),
+        }
+    }
+}
 
 impl<K: Eq + core::hash::Hash> Texts<K> {
+    /// The number of a text.
     #[inline]
-    pub(super) fn get(&mut self, key: K, make: impl FnOnce() -> String) -> &ByteArray {
-        if self.known.len() >= MOST_TEXTS && !self.known.contains_key(&key) {
-            self.known.clear();
-        }
-        self.known
-            .entry(key)
-            .or_insert_with(|| ByteArray::from(make().into_bytes()))
+    pub(super) fn get(&mut self, key: K, make: impl FnOnce() -> String) -> usize {
+        *self.known.entry(key).or_insert_with(|| {
+            self.texts.push(make().into_boxed_str());
+            self.texts.len() - 1
+        })
+    }
+
+    fn clear(&mut self) {
+        self.known.clear();
+        self.texts.clear();
     }
 }
 
 /// A text for each name of a list.
-pub(super) fn names(names: impl Iterator<Item = impl AsRef<str>>) -> Vec<ByteArray> {
-    names
-        .map(|name| ByteArray::from(name.as_ref().as_bytes().to_vec()))
-        .collect()
+pub(super) fn names(names: impl Iterator<Item = impl AsRef<str>>) -> Vec<Text> {
+    names.map(|name| name.as_ref().into()).collect()
 }

@@ -4,17 +4,18 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, bail};
-use parquet::data_type::{BoolType, ByteArrayType, Int32Type, Int64Type};
+use parquet::data_type::{BoolType, Int32Type, Int64Type};
 use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::TypePtr;
 
-use super::columns::{Batch, Column};
+use super::columns::{Batch, Column, Fixed};
 use super::schema::Table;
+use super::texts::TextWriter;
 use crate::export::{Output, Whole};
 
 /// Batches that wait to be encoded: memory is bounded by this.
@@ -30,7 +31,7 @@ pub(super) struct Job {
 }
 
 /// Where the files of one recording go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) folder: PathBuf,
     /// The host, as a part of a path.
@@ -39,6 +40,7 @@ pub(super) struct Place {
     pub(super) recording: String,
     pub(super) properties: WriterPropertiesPtr,
     pub(super) schemas: [TypePtr; 3],
+    pub(super) texts: Fixed,
 }
 
 /// What the thread is told.
@@ -51,20 +53,35 @@ enum Message {
 /// The thread.
 pub(super) struct Encoder {
     jobs: Option<SyncSender<Message>>,
+    /// Batches that were encoded.
+    done: Receiver<(Table, Batch)>,
+    /// Those of them that may be filled again, by table: to give memory back and get it anew costs more than to fill it.
+    empty: [Vec<Batch>; 3],
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Encoder {
     pub(super) fn start(place: Place) -> anyhow::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
+        let (give_back, done) = channel();
         let thread = thread::Builder::new()
             .name("parquet".to_owned())
-            .spawn(move || encode(&place, &queue))
+            .spawn(move || encode(&place, &queue, &give_back))
             .context("cannot start a thread")?;
         Ok(Self {
             jobs: Some(jobs),
+            done,
+            empty: Default::default(),
             thread: Some(thread),
         })
+    }
+
+    /// A batch of that table to be filled again, if one has been encoded.
+    pub(super) fn empty(&mut self, table: Table) -> Option<Batch> {
+        for (table, batch) in self.done.try_iter() {
+            self.empty[table as usize].push(batch);
+        }
+        self.empty[table as usize].pop()
     }
 
     pub(super) fn send(&mut self, job: Job) -> anyhow::Result<()> {
@@ -113,11 +130,16 @@ struct Open {
     parts: usize,
 }
 
-fn encode(place: &Place, queue: &Receiver<Message>) -> anyhow::Result<()> {
+fn encode(
+    place: &Place,
+    queue: &Receiver<Message>,
+    give_back: &Sender<(Table, Batch)>,
+) -> anyhow::Result<()> {
     let mut open: [Open; 3] = Default::default();
+    let mut texts = TextWriter::new();
     let mut whole = Vec::new();
     loop {
-        let job = match queue.recv() {
+        let mut job = match queue.recv() {
             Ok(Message::Rows(job)) => job,
             Ok(Message::Done) => break,
             // Something failed elsewhere: what was written goes away, and earlier files stay as they are.
@@ -134,9 +156,13 @@ fn encode(place: &Place, queue: &Receiver<Message>) -> anyhow::Result<()> {
             open.groups = 0;
         }
         if let Some(file) = &mut open.file {
-            write(file, &job.batch).with_context(|| format!("writing a table of {}", job.table.name()))?;
+            write(file, &job.batch, &mut texts, &place.texts)
+                .with_context(|| format!("writing a table of {}", job.table.name()))?;
             open.groups += 1;
         }
+        job.batch.clear();
+        // Nobody waits for it once all is there.
+        let _ = give_back.send((job.table, job.batch));
     }
     for open in &mut open {
         whole.extend(open.close()?);
@@ -202,9 +228,20 @@ impl Place {
     }
 }
 
-fn write(file: &mut SerializedFileWriter<Output>, batch: &Batch) -> anyhow::Result<()> {
+fn write(
+    file: &mut SerializedFileWriter<Output>,
+    batch: &Batch,
+    texts: &mut TextWriter,
+    fixed: &Fixed,
+) -> anyhow::Result<()> {
+    let descriptions = file.schema_descr().columns().to_vec();
     let mut group = file.next_row_group()?;
-    for column in &batch.columns {
+    for (column, descr) in batch.columns.iter().zip(&descriptions) {
+        if let Column::Text(values, levels, pool) = column {
+            let rows = (values.as_slice(), levels.as_deref());
+            texts.write(&mut group, descr, rows, batch.pool(*pool, fixed))?;
+            continue;
+        }
         let mut writer = group
             .next_column()?
             .context("a table has more columns than its schema")?;
@@ -224,11 +261,7 @@ fn write(file: &mut SerializedFileWriter<Output>, batch: &Batch) -> anyhow::Resu
                     .typed::<BoolType>()
                     .write_batch(values, levels.as_deref(), None)?;
             }
-            Column::Text(values, levels) => {
-                writer
-                    .typed::<ByteArrayType>()
-                    .write_batch(values, levels.as_deref(), None)?;
-            }
+            Column::Text(..) => {}
         }
         writer.close()?;
     }
@@ -249,6 +282,7 @@ mod tests {
             recording: "7".into(),
             properties: schema::properties(Vec::new()),
             schemas: Table::ALL.map(|table| table.schema().unwrap()),
+            texts: core::array::from_fn(|_| vec!["x".into()]),
         })
         .unwrap()
     }
@@ -257,16 +291,17 @@ mod tests {
     fn job(table: Table, date: &str) -> Job {
         let mut batch = schema::batch(&table.schema().unwrap());
         batch.rows = 1;
+        batch.comms.get([0; 16], || "x".to_owned());
         for column in &mut batch.columns {
             match column {
                 Column::Int32(values, None) => values.push(1),
                 Column::Int64(values, None) => values.push(1),
                 Column::Bool(values, None) => values.push(true),
-                Column::Text(values, None) => values.push("x".into()),
+                Column::Text(values, None, _) => values.push(0),
                 Column::Int32(_, Some(levels))
                 | Column::Int64(_, Some(levels))
                 | Column::Bool(_, Some(levels))
-                | Column::Text(_, Some(levels)) => levels.push(0),
+                | Column::Text(_, Some(levels), _) => levels.push(0),
             }
         }
         Job {

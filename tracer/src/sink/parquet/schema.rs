@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use parquet::basic::{Compression, Encoding, Repetition, Type as Physical};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{WriterProperties, WriterPropertiesPtr, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr, WriterVersion};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnPath, TypePtr};
 
-use super::columns::{BATCH, Batch, Column};
+use super::columns::{BATCH, Batch, Column, Pool, Texts};
 
 /// One of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,10 @@ pub(super) fn properties(metadata: Vec<KeyValue>) -> WriterPropertiesPtr {
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::SNAPPY)
         .set_max_row_group_row_count(Some(BATCH))
+        // A row group is small: what is known of it is enough to leave it out, and nothing has to be known of its pages.
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_offset_index_disabled(true)
+        .set_write_batch_size(8 << 10)
         .set_key_value_metadata(Some(metadata));
     for name in GROWING {
         builder = builder
@@ -110,12 +114,28 @@ pub(super) fn batch(schema: &TypePtr) -> Batch {
         match field.get_physical_type() {
             Physical::INT32 => Column::Int32(Vec::with_capacity(room), levels),
             Physical::BOOLEAN => Column::Bool(Vec::with_capacity(room), levels),
-            Physical::BYTE_ARRAY => Column::Text(Vec::with_capacity(room), levels),
+            Physical::BYTE_ARRAY => Column::Text(Vec::with_capacity(room), levels, pool(field.name())),
             _ => Column::Int64(Vec::with_capacity(room), levels),
         }
     });
     Batch {
         columns: columns.collect(),
         rows: 0,
+        comms: Texts::default(),
+        stacks: Texts::default(),
+    }
+}
+
+/// Where the texts of a column are.
+fn pool(column: &str) -> Pool {
+    match column {
+        "comm" | "holder_comm" => Pool::Comms,
+        "stack" | "user_stack" => Pool::Stacks,
+        "provenance" | "held_since_provenance" => Pool::Provenances,
+        "reason" => Pool::Reasons,
+        "lock" | "holder_lock" => Pool::Locks,
+        "site" => Pool::Sites,
+        // `kind`, `of`, `ended_by`.
+        _ => Pool::Kinds,
     }
 }
