@@ -59,7 +59,17 @@ pub fn main() -> u8 {
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => DONE,
         Err(error) => {
-            eprintln!("tracer: {error:#}");
+            // What is written to a file says which; only what is printed comes without a place.
+            let is_printed = error.chain().len() == 1
+                && error
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(|error| error.kind() == io::ErrorKind::StorageFull);
+            let place = if is_printed {
+                "cannot write to the standard output: "
+            } else {
+                ""
+            };
+            eprintln!("tracer: {place}{error:#}");
             FAILED
         }
     }

@@ -24,6 +24,7 @@ pub mod pipeline;
 pub mod probe;
 pub mod provoke;
 pub mod recording;
+mod say;
 pub mod serve;
 pub mod sim;
 pub mod sink;

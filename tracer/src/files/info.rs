@@ -44,7 +44,8 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<u8> {
     let report = report(&mut reader)?;
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &report).context("cannot turn the report into JSON")?;
+        serde_json::to_writer_pretty(&mut out, &report)
+            .context("cannot write the report to the standard output")?;
         writeln!(out)?;
     } else {
         out.write_all(report.text().as_bytes())?;

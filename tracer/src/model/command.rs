@@ -16,6 +16,7 @@ use super::mutants::{Fate, mutants, try_mutant};
 use super::questions;
 use super::scenario::{Bounds, Scenario, all, exclusion, find};
 use super::search::{Ending, INTERRUPTED, Outcome};
+use crate::say::say;
 
 /// Exit codes of the program.
 mod exit {
@@ -137,7 +138,7 @@ pub fn run(args: ModelArgs) -> anyhow::Result<u8> {
         Action::Explore { bounds, force } => explore(bounds.unwrap_or_default(), force, args.json),
         Action::Mutants => run_mutants(args.json),
         Action::Questions => {
-            print!("{}", questions::markdown());
+            crate::say::text(format_args!("{}", questions::markdown()));
             Ok(exit::DONE)
         }
     }
@@ -181,14 +182,14 @@ fn list(family: Family, as_json: bool) -> anyhow::Result<u8> {
         }));
         return Ok(exit::DONE);
     }
-    println!(
+    say!(
         "Scenarios ({}: {}, {}):",
         family.name(),
         family.flag_name(),
         family.limit_name()
     );
     for s in &scenarios {
-        println!(
+        say!(
             "  {:22} {:11} {} tasks  {}",
             s.name,
             memory(s),
@@ -196,13 +197,13 @@ fn list(family: Family, as_json: bool) -> anyhow::Result<u8> {
             s.about
         );
     }
-    println!("\nBugs that the kernel had:");
+    say!("\nBugs that the kernel had:");
     for b in &bugs {
-        println!("  {:22} {}", b.name, b.what);
+        say!("  {:22} {}", b.name, b.what);
     }
-    println!("\nMutants, for `run SCENARIO --with MUTANT`:");
+    say!("\nMutants, for `run SCENARIO --with MUTANT`:");
     for m in mutants() {
-        println!("  {:22} {}", m.name(), m.what());
+        say!("  {:22} {}", m.name(), m.what());
     }
     Ok(exit::DONE)
 }
@@ -297,12 +298,14 @@ fn run_bug(bug: &Bug, as_json: bool) -> u8 {
             "without": outcome_json(&bug.off, &off),
         }));
     } else {
-        println!(
+        say!(
             "{}: {}.\nPut right: {}.\n\nWith the bug:",
-            bug.name, bug.what, bug.fix
+            bug.name,
+            bug.what,
+            bug.fix
         );
         print_outcome(&bug.on, &on);
-        println!("\nWithout it:");
+        say!("\nWithout it:");
         print_outcome(&bug.off, &off);
     }
     if !off.proved() {
@@ -325,9 +328,9 @@ fn verdict(outcome: &Outcome) -> String {
 }
 
 fn print_outcome(scenario: &Scenario, outcome: &Outcome) {
-    println!("{}", row(scenario, outcome));
+    say!("{}", row(scenario, outcome));
     if let Some(moves) = moves(outcome) {
-        println!("\n{}\n{LEGEND}", text(scenario, &replay(scenario, moves)));
+        say!("\n{}\n{LEGEND}", text(scenario, &replay(scenario, moves)));
     }
 }
 
@@ -438,9 +441,9 @@ fn explore(bounds: Bounds, force: bool, as_json: bool) -> anyhow::Result<u8> {
             })).collect::<Vec<_>>(),
         }));
     } else {
-        println!();
+        say!("");
         for (bug, on, off) in &bugs {
-            println!(
+            say!(
                 "{:5} {:24} with: {}; without: {}",
                 bug.on.rules.family.name(),
                 bug.name,
@@ -449,7 +452,7 @@ fn explore(bounds: Bounds, force: bool, as_json: bool) -> anyhow::Result<u8> {
             );
         }
         let word = if complete { "complete" } else { "INCOMPLETE" };
-        println!(
+        say!(
             "\n{word}: {proved} of {} searches proved, {states} states, {seconds:.1} s; bounds readers={},writers={},detachers={},rounds={}",
             done.len(),
             bounds.readers,
@@ -484,7 +487,7 @@ fn in_parallel(work: &[Scenario], quiet: bool) -> Vec<(Scenario, Outcome)> {
                     let outcome = check(&work[n], u64::MAX);
                     let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
                     if !quiet {
-                        println!("{}", row(&work[n], &outcome));
+                        say!("{}", row(&work[n], &outcome));
                     }
                     done.push((n, outcome));
                 }
@@ -513,7 +516,7 @@ fn run_mutants(as_json: bool) -> anyhow::Result<u8> {
                 None if fate.undecided.is_empty() => "SURVIVED".into(),
                 None => format!("UNDECIDED in {}", fate.undecided.join(", ")),
             };
-            println!("{:22} {what}", mutant.name());
+            say!("{:22} {what}", mutant.name());
         }
         fates.push(fate);
     }
@@ -530,9 +533,9 @@ fn run_mutants(as_json: bool) -> anyhow::Result<u8> {
             &json!({ "killed": killed, "tried": tried, "complete": !interrupted(), "mutants": mutants }),
         );
     } else if interrupted() {
-        println!("INCOMPLETE, stopped: mutants killed {killed}/{tried} so far");
+        say!("INCOMPLETE, stopped: mutants killed {killed}/{tried} so far");
     } else {
-        println!("mutants killed {killed}/{tried}");
+        say!("mutants killed {killed}/{tried}");
     }
     Ok(if killed == tried && !interrupted() {
         exit::DONE
@@ -542,7 +545,7 @@ fn run_mutants(as_json: bool) -> anyhow::Result<u8> {
 }
 
 fn print_json(value: &Value) {
-    println!("{value:#}");
+    say!("{value:#}");
 }
 
 #[cfg(test)]

@@ -434,8 +434,19 @@ impl RecordWriter {
 
 /// Whether an error is that nobody reads any more what is written, which is no failure.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    // Two libraries have the error inside and do not tell of it in the chain.
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            Some(error.kind())
+        } else if let Some(error) = cause.downcast_ref::<serde_json::Error>() {
+            error.io_error_kind()
+        } else if let Some(csv::ErrorKind::Io(error)) = cause.downcast_ref().map(csv::Error::kind) {
+            Some(error.kind())
+        } else {
+            None
+        }
+    };
     error
         .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+        .any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))
 }

@@ -17,6 +17,7 @@ use crate::info::Losses;
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::recording::{self, RecordWriter};
+use crate::say::say;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -173,9 +174,9 @@ fn measure(setup: Setup, args: &SimArgs) -> anyhow::Result<u8> {
             "operations": { "readers": readers, "writers": writers, "per_second": per_second },
             "warnings": warnings,
         });
-        println!("{measured:#}");
+        say!("{measured:#}");
     } else {
-        println!(
+        say!(
             "{:.1} million lock operations/s: {readers} by {} readers, {writers} by {} writers, {seconds:.2} s, {warnings} warnings",
             per_second / 1e6,
             setup.threads - setup.writers,

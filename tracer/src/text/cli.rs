@@ -9,6 +9,7 @@ use super::sites::{Confidence, FoundSite, Kprobe, Place, Sites};
 use super::source::build_id;
 use super::{Blacklist, Cache, Capture, Offsets, Symbols, Text, TextError};
 use crate::kernel::Btf;
+use crate::say::say;
 
 /// How much text a capture holds, about.
 const CAPTURE_BYTES: usize = 20 << 10;
@@ -178,9 +179,9 @@ fn remembered(args: &SitesArgs) -> Option<Sites> {
 pub fn main_sites(args: &SitesArgs) -> anyhow::Result<()> {
     let sites = discover(args)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&sites)?);
+        say!("{}", serde_json::to_string_pretty(&sites)?);
     } else {
-        print!("{}", table(&sites));
+        crate::say::text(format_args!("{}", table(&sites)));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Rows that `cargo bench` or the compiler gives.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tracer_common::wire;
 
 use super::Row;
@@ -9,6 +9,7 @@ use crate::{build, deps, ui, ws};
 
 pub(super) const ENGINE: &str = "engine";
 pub(super) const EVENT_SIZE: &str = "event-size";
+pub(super) const RECORDING: &str = "recording";
 pub(super) const SCREEN: &str = "screen";
 pub(super) const LOCK: &str = "lock";
 
@@ -66,6 +67,63 @@ fn rates(said: &str) -> Vec<(String, f64)> {
             Some((name.trim_end().to_owned(), rate.parse().ok()?))
         })
         .collect()
+}
+
+/// `tracer/benches/recording.rs`: what is measured, what a unit of it is called, how many of the benchmark's own units
+/// that is, and its limit.
+const RECORDING_LIMITS: [(&str, &str, f64, Limit); 5] = [
+    ("bytes_per_event", "bytes an event", 1.0, Limit::AtMost(12.0)),
+    ("write_per_s", "million/s written", 1e6, Limit::AtLeast(1.0)),
+    ("read_per_s", "million/s read", 1e6, Limit::AtLeast(10.0)),
+    (
+        "seek_worst_ms",
+        "ms for the slowest of 100 seeks",
+        1.0,
+        Limit::AtMost(50.0),
+    ),
+    ("resident_kib", "MiB resident", 1024.0, Limit::AtMost(256.0)),
+];
+
+/// What a figure has to be.
+#[derive(Clone, Copy)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// `tracer/benches/recording.rs`.
+pub(super) fn recording() -> Result<Vec<Row>> {
+    build::ebpf()?;
+    let said = bench("tracer", "recording")?;
+    let figures = said
+        .lines()
+        .last()
+        .and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let figures = figures.with_context(|| format!("the last line of the benchmark is no JSON:\n{said}"))?;
+    let (mut measured, mut required, mut met) = (Vec::new(), Vec::new(), true);
+    for (name, unit, each, limit) in RECORDING_LIMITS {
+        let value = figures[name].as_f64();
+        let value = value.with_context(|| format!("the benchmark told no {name}:\n{said}"))? / each;
+        measured.push(format!("{value:.2} {unit}"));
+        let (words, most) = match limit {
+            Limit::AtLeast(least) => ("at least", least),
+            Limit::AtMost(most) => ("at most", most),
+        };
+        required.push(format!("{words} {most} {unit}"));
+        met &= match limit {
+            Limit::AtLeast(least) => value >= least,
+            Limit::AtMost(most) => value <= most,
+        };
+    }
+    Ok(vec![Row {
+        name: RECORDING,
+        measured: measured.join(", "),
+        required: Some(required.join(", ")),
+        met,
+        method: "`cargo bench -p tracer --bench recording`: 10 million events of the bundled lock; rates by the time that the processor gave to all threads",
+        notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
+        figures,
+    }])
 }
 
 /// `tracer/benches/screen.rs`: what is measured, its most, and its unit.

@@ -80,6 +80,10 @@ const GROUPS: &[Group] = &[
         run: export::run,
     },
     Group {
+        rows: &[cargo::RECORDING],
+        run: cargo::recording,
+    },
+    Group {
         rows: &[cargo::SCREEN],
         run: cargo::screen,
     },
