@@ -77,7 +77,18 @@ fn first<'a>(app: &App, head: &Head, theme: &Theme) -> Line<'a> {
             theme.style(Role::Quiet),
         ));
     }
+    if !head.probes.is_empty() {
+        spans.push(Span::styled(
+            format!("  probes {} CPU", ppm(head.probes.latest_ppm)),
+            theme.style(Role::Quiet),
+        ));
+    }
     Line::from(spans)
+}
+
+/// A share of one CPU in millionths, in words.
+pub fn ppm(ppm: u64) -> String {
+    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
 
 fn speed(permille: u64) -> String {
