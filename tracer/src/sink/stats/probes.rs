@@ -104,3 +104,57 @@ impl<W: Write> Page<'_, W> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::info::ProgramCost;
+    use crate::sink::stats::Style;
+
+    fn costs() -> ProbeCosts {
+        let programs = (1..=10u64).map(|number| ProgramCost {
+            program: format!("program{number}"),
+            runs: 1_000,
+            ns: number * 100_000,
+        });
+        ProbeCosts {
+            measured_ns: 400_000_000,
+            latest_ppm: 1,
+            programs: programs.collect(),
+        }
+    }
+
+    #[test]
+    fn shares_are_of_the_time_that_was_measured() {
+        let report = ProbesReport::new(&costs()).expect("something was measured");
+        assert_eq!(report.cpu_ppm, 13_750, "5.5 ms of 400 ms");
+        let first = &report.programs[0];
+        assert_eq!(
+            (first.program.as_str(), first.ns_a_run, first.cpu_ppm),
+            ("program10", 1_000, 2_500)
+        );
+        assert!(ProbesReport::new(&ProbeCosts::default()).is_none());
+    }
+
+    #[test]
+    fn what_is_left_out_is_summed() {
+        let report = ProbesReport::new(&costs()).expect("something was measured");
+        let shown = |all| {
+            let mut out = Vec::new();
+            Page::new(&mut out, Style::default())
+                .probes(&report, all)
+                .expect("memory");
+            String::from_utf8(out).expect("text")
+        };
+        let short = shown(false);
+        assert!(
+            short.contains("2 more (--section probes)") && short.contains("0.07 %"),
+            "{short}"
+        );
+        assert!(
+            !short.contains("program1 ") && shown(true).contains("program1 "),
+            "{short}"
+        );
+        assert!(short.ends_with("1.37 %\n"), "{short}");
+    }
+}

@@ -107,6 +107,18 @@ pub(super) struct Page<'a, W> {
     start_ns: u64,
 }
 
+impl<'a, W: Write> Page<'a, W> {
+    /// An empty page.
+    #[cfg(test)]
+    pub(super) fn new(out: &'a mut W, style: Style) -> Self {
+        Self {
+            out,
+            style,
+            start_ns: 0,
+        }
+    }
+}
+
 impl<W: Write> Page<'_, W> {
     fn section(&mut self, report: &Report, section: Section, all: bool) -> io::Result<()> {
         let parts = report.contention.as_ref();
