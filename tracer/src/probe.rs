@@ -5,7 +5,6 @@
 
 pub mod attach;
 mod catalogue;
-pub mod cost;
 mod instructions;
 mod lockdep;
 pub(crate) mod perf;

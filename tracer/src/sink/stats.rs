@@ -7,7 +7,6 @@ mod chains;
 mod collect;
 mod fault_groups;
 mod groups;
-mod probes;
 mod render;
 
 pub(super) use collect::site;
@@ -28,7 +27,6 @@ use crate::state::{ByReason, Durations, Engine, Faults, Histogram, Lock, TaskCou
 pub use chains::ChainsReport;
 pub use fault_groups::FaultGroupsReport;
 pub use groups::GroupsReport;
-pub use probes::{ProbesReport, ProgramReport};
 pub use render::{Section, Style, render};
 
 /// Name and version of the JSON.
@@ -112,8 +110,6 @@ pub struct Report {
     /// What the tracer itself did; part of the above.
     #[serde(rename = "self")]
     pub own: CountersReport,
-    /// What the probes cost while the kernel measured it; `null` where it was not measured.
-    pub probes: Option<ProbesReport>,
     /// Operations that this kernel does not show.
     pub unseen: Vec<UnseenInfo>,
     /// What should not be.
@@ -745,7 +741,6 @@ impl Report {
                 tids: totals.reused_tids,
             },
             own: CountersReport::new(&engine.own_tasks()),
-            probes: ProbesReport::new(&inputs.losses.costs),
             unseen: info.unseen.clone(),
             anomalies: collect::anomalies(inputs),
             accounting: collect::accounting(inputs),

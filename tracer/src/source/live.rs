@@ -16,7 +16,6 @@ use crate::clock;
 use crate::info::{Anchor, CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
 use crate::probe::attach::{self, Attached};
-use crate::probe::cost::Meter;
 use crate::probe::{self, Found, Plan, Wishes};
 use crate::sink::address::Addresses;
 use crate::stacks::Stacks;
@@ -45,7 +44,6 @@ pub struct Live {
     stopped: bool,
     undecodable: u64,
     framer: Framer,
-    meter: Meter,
 }
 
 /// [`SiteCounters`] for aya.
@@ -116,7 +114,6 @@ impl Live {
             stopped: false,
             undecodable: 0,
             framer,
-            meter: Meter::default(),
             log,
             attached,
         })
@@ -244,7 +241,6 @@ impl Source for Live {
         if !self.attached.later.is_done() {
             self.missed_alone += self.attached.one_more();
         }
-        self.meter.tick(&self.attached.ebpf);
         let now = clock::monotonic_ns();
         let (drained, any) = self.drain(sink);
         if drained == Drained::All {
@@ -268,7 +264,6 @@ impl Source for Live {
     /// writes to a file or a screen is through with it by then.
     fn stop(&mut self) {
         if !self.stopped {
-            self.meter.stop(&self.attached.ebpf);
             if let Err(error) = attach::enable(&mut self.attached.ebpf, false) {
                 log::warn!("probes will end one by one, not at once: {error:#}");
             }
@@ -305,7 +300,6 @@ impl Source for Live {
             missed: self.missed,
             marks: self.lost_at(site::MARKS)?,
             stacks: self.lost_at(site::FRAMES)?,
-            costs: self.meter.costs().clone(),
         })
     }
 }

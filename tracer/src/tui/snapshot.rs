@@ -12,7 +12,7 @@ use crate::check::violation::Violation;
 use crate::contention::chains::{Chains, Doing};
 use crate::contention::summary::{Longest, Summary};
 use crate::filter::{Facts, Field, Filter, Value};
-use crate::info::{ProbeCosts, SourceInfo};
+use crate::info::SourceInfo;
 use crate::stacks::Stack;
 use crate::state::{Balance, Faults, Frame, Histogram, Hold, Lock, TaskCounters, Wait};
 
@@ -107,8 +107,6 @@ pub struct Head {
     pub missing: u64,
     /// Runs of probes that the kernel skipped.
     pub missed: u64,
-    /// What the probes cost.
-    pub probes: Arc<ProbeCosts>,
     /// Gaps so far.
     pub gaps: u64,
     /// The latest gap.

@@ -12,7 +12,7 @@ use super::snapshot::{Request, Subject};
 use crate::check::Checker;
 use crate::contention::Contention;
 use crate::filter::{Filter, ending_wait};
-use crate::info::{Fired, Losses, ProbeCosts, SourceInfo};
+use crate::info::{Fired, Losses, SourceInfo};
 use crate::order::OrderStats;
 use crate::stacks::{Stack, Stacks};
 use crate::state::{Engine, Hold, Lock};
@@ -132,8 +132,6 @@ pub struct World {
     pub(super) heat_lost: u64,
     pub(super) gaps: VecDeque<GapNote>,
     pub(super) losses: Losses,
-    /// What the probes cost by now.
-    pub(super) costs: Arc<ProbeCosts>,
     pub(super) order: OrderStats,
     pub(super) number: u64,
     pub(super) trigger: Option<Box<Triggers>>,
@@ -164,7 +162,6 @@ impl World {
             heat_lost: 0,
             gaps: VecDeque::new(),
             losses: Losses::default(),
-            costs: Arc::default(),
             order: OrderStats::default(),
             number: 0,
             trigger: None,
@@ -344,9 +341,6 @@ impl World {
         // A run that the kernel skipped leaves no hole in the numbering.
         let missed = losses.missed != self.losses.missed;
         self.checker.losses(&mut self.engine, missed);
-        if *self.costs != losses.costs {
-            self.costs = Arc::new(losses.costs.clone());
-        }
         self.losses.clone_from(losses);
     }
 
@@ -454,7 +448,6 @@ impl World {
             heat: self.heat.clone(),
             gaps: self.gaps.clone(),
             losses: self.losses.clone(),
-            costs: Arc::clone(&self.costs),
             trigger: None,
             fired: None,
             ..*self
