@@ -74,7 +74,7 @@ fn boot(ctx: &Ctx) -> Result<Outcome> {
         .iter()
         .map(|(kind, _)| {
             format!(
-                "tracer record -o /tmp/{kind}.rec --stacks 1ms -- workload holder --kind {kind} -p 4096 -d 400 --json \
+                "tracer record -o /tmp/{kind}.rec --stacks 1ms -- workload holder --kind {kind} -p 4096 -d 1500 --json \
                    > /out/{kind}.json 2> /out/{kind}.err &&
                  tracer export -f jsonl -o /out/{kind}.jsonl /tmp/{kind}.rec"
             )

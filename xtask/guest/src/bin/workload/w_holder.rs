@@ -427,7 +427,8 @@ fn direct(opts: &Opts, scene: &Scene, act: &Act<'_>) -> Result<Option<Report>> {
     for (task, stat) in others.iter().zip(&stats) {
         task.go.store(true, Ordering::Release);
         let sleeps = || task.inside() && stat.state() == b'D';
-        let mut asleep = until(|| sleeps() || task.done(), 100, NAP);
+        // With lockdep, and emulated, a call may take a tenth of a second to its lock.
+        let mut asleep = until(|| sleeps() || task.done(), 1000, NAP);
         // Not just for a moment.
         thread::sleep(Duration::from_millis(2));
         asleep &= sleeps();
