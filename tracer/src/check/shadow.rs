@@ -354,6 +354,8 @@ impl Shadow {
             // Only a VMA in the making has this number, once it has had another one.
             _ if read == VM_LOCK_SEQ_NEVER => Met::New,
             Kind::VmaReadTemporary if entry.is_awaited() => Met::InFlight,
+            // A writer that is still inside `vma_start_write` tells lockdep after it has set the number.
+            Kind::LockdepRelease if entry.is_awaited() && read == event.body.mm_lock_seq => Met::InFlight,
             _ => Met::Not(self.unseen_writer(read.wrapping_sub(vma.seq).cast_signed())),
         };
         let detached = event.kind == Kind::VmaDetach;

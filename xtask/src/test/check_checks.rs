@@ -10,18 +10,7 @@ use crate::ui;
 use crate::vm::Outcome;
 
 /// At least so many of a hundred predictions come true.
-const CLOSED: f64 = 99.9;
-/// The same on the kernel with lockdep, where each operation takes many times as long and more are cut off in the middle.
-const CLOSED_BY_LOCKDEP: f64 = 99.0;
-
-/// How many of a hundred must be closed on a kernel.
-pub(super) fn least_closed(kernel: &str) -> f64 {
-    if kernel == "oracle" {
-        CLOSED_BY_LOCKDEP
-    } else {
-        CLOSED
-    }
-}
+pub(super) const CLOSED: f64 = 99.9;
 
 /// Scenarios of this file.
 pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
@@ -47,7 +36,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
                 accounting["open_by_reason"]
             ));
             ensure!(number("checked") > 10_000, "too little: {accounting:#}");
-            ensure!(percent >= least_closed(e.ctx.name), "{accounting:#}");
+            ensure!(percent >= CLOSED, "{accounting:#}");
             Ok(())
         }),
         ("assertions-are-judged", |e| {
