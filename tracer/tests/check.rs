@@ -155,6 +155,25 @@ fn an_orderly_stream_has_no_violation() {
     assert_eq!(count(&report, "merged", "on", "self").1, 0);
 }
 
+/// `__vma_start_write` sets `vm_lock_seq`, then tells lockdep that readers are no longer kept out, and only then returns.
+#[test]
+fn a_writer_tells_lockdep_after_it_has_set_the_number() {
+    let mut stream = Stream::new();
+    // So that the number is known.
+    stream.write_lock(2);
+    stream.write_unlock(2);
+    stream.mmap(Kind::MmapStart, 2, true);
+    stream.mm_seq += 1;
+    stream.mmap(Kind::MmapAcquire, 2, true);
+    stream.push(Kind::VmaWriteStart, 2, 1);
+    stream.vma_seq = stream.mm_seq;
+    stream.push(Kind::LockdepRelease, 2, 1);
+    stream.push(Kind::VmaWriteAcquire, 2, 1);
+    stream.write_unlock(2);
+    let numbers = &stream.report().accounting.by_quantity["vm_lock_seq"];
+    assert_eq!((numbers.open, numbers.closed_concurrent), (0, 1), "{numbers:?}");
+}
+
 /// The case that the mail does not mention: v2 fires on the writer while somebody tries.
 #[test]
 fn v2_fires_falsely_on_a_writer_beside_a_temporary_reader() {
