@@ -189,6 +189,15 @@ pub struct CpuCounters {
 }
 const _: () = assert!(size_of::<CpuCounters>() == 16);
 
+/// The same, alone in its cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSlot {
+    /// What it counts.
+    pub counters: CpuCounters,
+}
+const _: () = assert!(size_of::<CpuSlot>() == 64);
+
 /// Upper bound on sites in a plan: the kernel counts hits and drops of each one apart.
 pub const MAX_SITES: u32 = 1024;
 

@@ -16,12 +16,13 @@ use aya_ebpf::{
         generated::{bpf_get_current_comm, bpf_get_stack},
     },
     macros::map,
-    maps::{PerCpuArray, RingBuf, ring_buf::RingBufEntry},
+    maps::{Array, RingBuf, ring_buf::RingBufEntry},
 };
 use aya_log_ebpf::warn;
 use tracer_common::site;
 use tracer_common::wire::{
-    ABI, COMM_LEN, CpuCounters, Header, Kind, MAX_SITES, MmapBody, MmapEvent, SiteCounters, VmaEvent,
+    ABI, COMM_LEN, CpuCounters, CpuSlot, Header, Kind, MAX_SITES, MmapBody, MmapEvent, SiteCounters,
+    VmaEvent,
     sched::{KERNEL_FRAMES, StackEvent, USER_FRAMES},
 };
 
@@ -33,12 +34,17 @@ use crate::{
 /// The way to user space. Its size is set by the loader.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
-/// What each CPU produced and dropped.
+
+/// User space reads these from memory. While a task is inside a system call on a map, the kernel skips all programs
+/// of the old kind on that CPU: those on instructions, and on lockdep's tracepoints. If it is preempted there they
+/// are blind until it runs again.
+pub(crate) const BPF_F_MMAPABLE: u32 = 1 << 10;
+/// What each CPU produced and dropped. The loader makes it as long as there are CPUs.
 #[map]
-static COUNTERS: PerCpuArray<CpuCounters> = PerCpuArray::with_max_entries(1, 0);
-/// Hits and drops by site.
+static COUNTERS: Array<CpuSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Hits and drops by site, of one CPU after the other. The loader makes it as long as that.
 #[map]
-static SITES: PerCpuArray<SiteCounters> = PerCpuArray::with_max_entries(MAX_SITES, 0);
+static SITES: Array<SiteCounters> = Array::with_max_entries(MAX_SITES, BPF_F_MMAPABLE);
 
 // Flags of the ring buffer helpers.
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -60,22 +66,53 @@ fn add(counter: *mut u64, number: u64) -> u64 {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, number) }
 }
 
+/// This CPU. Programs do not migrate.
+#[inline(always)]
+fn this_cpu() -> u32 {
+    // SAFETY: the helper has no precondition.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+fn counters(cpu: u32) -> Option<*mut CpuCounters> {
+    let slot = COUNTERS.get_ptr_mut(cpu)?;
+    // SAFETY: the map gave a valid pointer.
+    Some(unsafe { &raw mut (*slot).counters })
+}
+
+#[inline(always)]
+fn site_counters(cpu: u32, site: u32) -> Option<*mut SiteCounters> {
+    if site >= MAX_SITES {
+        return None;
+    }
+    SITES.get_ptr_mut(cpu * MAX_SITES + site)
+}
+
+/// What tells one event from all others.
+#[derive(Clone, Copy)]
+struct Number {
+    cpu: u32,
+    seq: u32,
+}
+
 /// Takes the number of the next event on this CPU.
 #[inline(always)]
-fn number(site: u32) -> Option<u32> {
-    let counters = COUNTERS.get_ptr_mut(0)?;
-    if let Some(site) = SITES.get_ptr_mut(site) {
+fn number(site: u32) -> Option<Number> {
+    let cpu = this_cpu();
+    let counters = counters(cpu)?;
+    if let Some(site) = site_counters(cpu, site) {
         // SAFETY: the map gave a valid pointer.
         count(unsafe { &raw mut (*site).hits });
     }
     // SAFETY: the map gave a valid pointer.
-    Some(count(unsafe { &raw mut (*counters).produced }) as u32)
+    let seq = count(unsafe { &raw mut (*counters).produced }) as u32;
+    Some(Number { cpu, seq })
 }
 
 /// Counts an event that found no room.
 #[inline(always)]
 fn full(site: u32) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+    if let Some(counters) = counters(this_cpu()) {
         // SAFETY: the map gave a valid pointer.
         if count(unsafe { &raw mut (*counters).dropped }) == 0 {
             // Once for each CPU; the count itself is in every report.
@@ -91,7 +128,7 @@ fn full(site: u32) {
 /// The same where nothing may be logged.
 #[inline(always)]
 fn full_quietly(site: u32) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+    if let Some(counters) = counters(this_cpu()) {
         // SAFETY: the map gave a valid pointer.
         count(unsafe { &raw mut (*counters).dropped });
     }
@@ -101,7 +138,7 @@ fn full_quietly(site: u32) {
 /// Counts something that a site lost.
 #[inline(always)]
 pub(crate) fn dropped(site: u32) {
-    if let Some(site) = SITES.get_ptr_mut(site) {
+    if let Some(site) = site_counters(this_cpu(), site) {
         // SAFETY: the map gave a valid pointer.
         count(unsafe { &raw mut (*site).dropped });
     }
@@ -120,7 +157,7 @@ unsafe fn stamp(
     flags: u16,
     task: &Task,
     comm: Option<[u64; 2]>,
-    seq: u32,
+    number: Number,
 ) -> u64 {
     // SAFETY: the caller's pointer; the helpers have no precondition.
     unsafe {
@@ -128,10 +165,10 @@ unsafe fn stamp(
         (*header).abi = ABI;
         (*header).kind = kind as u8;
         (*header).len = kind.wire_len();
-        (*header).cpu = bpf_get_smp_processor_id() as u16;
+        (*header).cpu = number.cpu as u16;
         (*header).flags = flags;
         (*header).ts_ns = now;
-        (*header).seq = seq;
+        (*header).seq = number.seq;
         (*header).pid = task.pid;
         (*header).tid = task.tid;
         (*header).site = site;
@@ -149,7 +186,7 @@ unsafe fn stamp(
 /// Counts skipped runs that lost nothing.
 #[inline(always)]
 pub(crate) fn spared(site: u32, runs: u64) {
-    if let Some(site) = SITES.get_ptr_mut(site) {
+    if let Some(site) = site_counters(this_cpu(), site) {
         // SAFETY: the map gave a valid pointer.
         add(unsafe { &raw mut (*site).spared }, runs);
     }
@@ -172,7 +209,7 @@ pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_l
     if !filter::is_asked(kind) {
         return None;
     }
-    let seq = number(site)?;
+    let number = number(site)?;
     let Some(mut entry) = EVENTS.reserve::<MmapEvent>(0) else {
         full(site);
         return None;
@@ -180,7 +217,7 @@ pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_l
     let event = entry.as_mut_ptr();
     // SAFETY: the ring gave room for one event, and every byte of it is written here.
     let now = unsafe {
-        let now = stamp(&raw mut (*event).header, kind, site, flags, task, None, seq);
+        let now = stamp(&raw mut (*event).header, kind, site, flags, task, None, number);
         (*event).body = MmapBody {
             mm,
             mm_lock_seq,
@@ -188,7 +225,7 @@ pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_l
         };
         now
     };
-    entry.submit(wakeup(seq));
+    entry.submit(wakeup(number.seq));
     Some(now)
 }
 
@@ -198,9 +235,18 @@ pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) -> Option
     if !filter::is_asked(kind) {
         return None;
     }
-    let seq = number(site)?;
+    let number = number(site)?;
     if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
-        Some(fill(entry, kind, site, task, None, fields, seq, wakeup(seq)))
+        Some(fill(
+            entry,
+            kind,
+            site,
+            task,
+            None,
+            fields,
+            number,
+            wakeup(number.seq),
+        ))
     } else {
         full(site);
         None
@@ -210,10 +256,10 @@ pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) -> Option
 /// The same from inside the scheduler, of whatever task: nobody is woken, nothing logged.
 #[inline(always)]
 pub(crate) fn quietly(kind: Kind, site: u32, task: &Task, comm: Option<[u64; 2]>, fields: &Fields) {
-    let Some(seq) = number(site) else { return };
+    let Some(number) = number(site) else { return };
     match EVENTS.reserve::<VmaEvent>(0) {
         Some(entry) => {
-            fill(entry, kind, site, task, comm, fields, seq, BPF_RB_NO_WAKEUP);
+            fill(entry, kind, site, task, comm, fields, number, BPF_RB_NO_WAKEUP);
         }
         None => full_quietly(site),
     }
@@ -226,7 +272,7 @@ pub(crate) fn with_frames(ctx: &impl EbpfContext, kind: Kind, site: u32, task: &
     const BPF_F_USER_STACK: u64 = 1 << 8;
     const KERNEL: u32 = (KERNEL_FRAMES * 8) as u32;
     const USER: u32 = (USER_FRAMES * 8) as u32;
-    let Some(seq) = number(site) else { return };
+    let Some(number) = number(site) else { return };
     let Some(mut entry) = EVENTS.reserve::<StackEvent>(0) else {
         full_quietly(site);
         return;
@@ -236,7 +282,7 @@ pub(crate) fn with_frames(ctx: &impl EbpfContext, kind: Kind, site: u32, task: &
     // not fill, and what it gives back as an error is zeroed below. It gets the sizes of what it writes to.
     unsafe {
         let header = &raw mut (*event).event.header;
-        stamp(header, kind, site, fields.flags, task, None, seq);
+        stamp(header, kind, site, fields.flags, task, None, number);
         (*header).len = size_of::<StackEvent>() as u16;
         (*event).event.body = fields.body;
         let frames = &raw mut (*event).frames;
@@ -280,10 +326,19 @@ pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) ->
     if !filter::is_asked(kind) {
         return None;
     }
-    let seq = number(site)?;
+    let number = number(site)?;
     for _ in 0..TRIES {
         if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
-            return Some(fill(entry, kind, site, task, None, fields, seq, wakeup(seq)));
+            return Some(fill(
+                entry,
+                kind,
+                site,
+                task,
+                None,
+                fields,
+                number,
+                wakeup(number.seq),
+            ));
         }
         let free = EVENTS
             .query(BPF_RB_RING_SIZE)
@@ -308,7 +363,7 @@ fn fill(
     task: &Task,
     comm: Option<[u64; 2]>,
     fields: &Fields,
-    seq: u32,
+    number: Number,
     wakeup: u64,
 ) -> u64 {
     let event = entry.as_mut_ptr();
@@ -321,7 +376,7 @@ fn fill(
             fields.flags,
             task,
             comm,
-            seq,
+            number,
         );
         (*event).body = fields.body;
         now

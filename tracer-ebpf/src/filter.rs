@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use tracer_common::wire::{COMM_LEN, Kind};
 
-use crate::{mark, twice};
+use crate::{emit::BPF_F_MMAPABLE, mark, twice};
 
 /// Kinds to record, one bit by number.
 #[unsafe(no_mangle)]
@@ -34,7 +34,7 @@ static COMM: Global<[u8; COMM_LEN]> = Global::new([0; COMM_LEN]);
 /// 1 while events are wanted. Probes are attached and detached one after the other; with this they all
 /// begin and end at one instant, so that nothing is seen to begin whose end goes by unseen.
 #[map]
-static ENABLED: Array<u32> = Array::with_max_entries(1, 0);
+static ENABLED: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Processes to record. Looked up on hot paths without a lock; changed only by user space and at fork and exit.
 #[map]
 pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(16384, 0);

@@ -15,7 +15,7 @@
 use aya_ebpf::{Global, macros::map, maps::Array};
 use tracer_common::site::{FIRST_DYNAMIC, FOLLOW};
 
-use crate::emit;
+use crate::emit::{self, BPF_F_MMAPABLE};
 
 /// Makes the two programs of a hook, `$name` and `$again`, of one body.
 macro_rules! twice {
@@ -37,9 +37,6 @@ macro_rules! twice {
 static TWICE: Global<u8> = Global::new(0);
 
 const SLOTS: u32 = 1 << 16;
-/// User space reads the notes that are left at the end in one go.
-const BPF_F_MMAPABLE: u32 = 1 << 10;
-
 /// Notes of one thread, one byte for each site, so that nothing has to be read to write one.
 #[repr(C)]
 struct Slot {
@@ -49,7 +46,7 @@ struct Slot {
 }
 
 /// By the low bits of the thread number. Two threads that share a slot at the same instant take each other's
-/// notes away: then an event comes twice, and the engine finds it odd.
+/// notes away: then an event comes twice, and the engine finds it odd. User space reads what is left at the end in one go.
 #[map]
 static NOTES: Array<Slot> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 

@@ -7,6 +7,7 @@ pub mod attach;
 mod catalogue;
 mod instructions;
 mod lockdep;
+pub mod mapped;
 pub(crate) mod perf;
 mod plan;
 mod points;

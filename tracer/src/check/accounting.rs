@@ -344,13 +344,34 @@ impl Accounting {
         let attached = u32::from(!vma.is_detached());
         if refcnt == attached + known || refcnt == 0 && known == 0 {
             self.totals.closed_exact += 1;
-            self.tables.settle(vma.slot, engine.epoch());
-            if self.tables.pending_of(vma.slot) > 0 {
-                self.quiet(vma, prev_ns, event.header.ts_ns);
+            let waits = self.tables.pending_of(vma.slot) > 0;
+            if (waits || self.tables.settled(vma.slot) != engine.epoch())
+                && self.is_quiet(vma, t, inside, prev_ns, refcnt)
+            {
+                self.tables.settle(vma.slot, engine.epoch());
+                if waits {
+                    self.quiet(vma, prev_ns, event.header.ts_ns);
+                }
             }
             return;
         }
         self.check_window(engine, vma, t, inside, event, prev_ns, refcnt);
+    }
+
+    /// Whether those who were surely inside when the event read the count are all that it counts. That it equals what is
+    /// known by the time of the event is not enough: by chance one came in since for one who was inside and has said
+    /// nothing yet.
+    #[cold]
+    fn is_quiet(&self, vma: &VmaEntry<'_>, t: u32, inside: bool, prev_ns: u64, count: u32) -> bool {
+        let seen = self.tables.in_window(vma.slot, t, prev_ns);
+        let joins = seen.changed && seen.joining;
+        let attached = u32::from(!(vma.is_detached() || joins));
+        let others = vma
+            .readers_since(prev_ns)
+            .filter(|&(reader, surely)| surely && reader != t)
+            .count() as u32;
+        let own = inside || vma.is_read_by_current();
+        count <= attached + others + u32::from(own)
     }
 
     #[expect(
@@ -380,7 +401,9 @@ impl Accounting {
         let own = u32::from(inside && !vma.is_read_by_current());
         if !flag_unknown && count == high + vma.readers() + own {
             self.totals.closed_exact += 1;
-            self.tables.settle(v, engine.epoch());
+            if self.tables.settled(v) != engine.epoch() && self.is_quiet(vma, t, inside, prev_ns, count) {
+                self.tables.settle(v, engine.epoch());
+            }
             return;
         }
         let mut definite = u32::from(inside);
@@ -538,8 +561,8 @@ impl Accounting {
         });
     }
 
-    /// The VMA's count is just what is known: whoever was inside at an earlier time has been seen to leave, if it was seen
-    /// at all.
+    /// The VMA's count was just those who were surely inside: whoever else was so at an earlier time has left, and has been
+    /// seen to leave, if it was seen at all.
     #[cold]
     fn quiet(&mut self, vma: &VmaEntry<'_>, until_ns: u64, ts_ns: u64) {
         let Self {

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
 use anyhow::Context as _;
-use aya::maps::Map;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
 use super::instructions::{self, Instructions};
+use super::mapped::Mapped;
 use super::{Attach, Mechanism, Plan, Planned};
 use tracer_common::site::{FIRST_DYNAMIC, SiteEntry};
+use tracer_common::wire::MAX_SITES;
 
 use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
@@ -347,6 +348,10 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     if filter_pids == 0 {
         loader.map_max_entries("PIDS", 1);
     }
+    let cpus = cpus()? as u32;
+    loader
+        .map_max_entries("COUNTERS", cpus)
+        .map_max_entries("SITES", cpus * MAX_SITES);
     loader
         .load(OBJECT)
         .context("cannot create the maps of the probes")
@@ -500,14 +505,14 @@ fn remedy(facts: &Facts) -> String {
     }
 }
 
-/// Lets the probes make events, or no more.
+/// How many CPUs there can be.
 ///
 /// # Errors
-/// When the switch cannot be set.
-pub fn enable(ebpf: &mut Ebpf, on: bool) -> anyhow::Result<()> {
-    let map = ebpf.map_mut("ENABLED").context("the object has no map ENABLED")?;
-    let mut map = aya::maps::Array::<_, u32>::try_from(map)?;
-    map.set(0, u32::from(on), 0).context("cannot switch the probes")
+/// When the kernel does not tell.
+pub fn cpus() -> anyhow::Result<usize> {
+    aya::util::nr_cpus().map_err(|(file, error)| {
+        anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
+    })
 }
 
 /// Detaches everything: instructions many at a time, programs one after the other, both side by side. The kernel
@@ -593,39 +598,10 @@ pub fn missed(attached: &Attached) -> u64 {
 /// # Errors
 /// When the map cannot be read.
 pub fn notes_left(ebpf: &Ebpf) -> anyhow::Result<u64> {
-    /// Thread, one byte for each site, padding: as the other side has it.
-    const SLOT: usize = 4 + FIRST_DYNAMIC as usize + 4;
-    let Some(Map::Array(map)) = ebpf.map("NOTES") else {
-        anyhow::bail!("the object has no map NOTES");
-    };
-    let slots = map
-        .info()
-        .context("cannot read the notes of the probes")?
-        .max_entries() as usize;
-    let len = slots * SLOT;
-    // SAFETY: a new shared mapping, for reading, at an address of the kernel's choice.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            len,
-            libc::PROT_READ,
-            libc::MAP_SHARED,
-            map.fd().as_fd().as_raw_fd(),
-            0,
-        )
-    };
-    if start == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error()).context("cannot read the notes of the probes");
-    }
-    // SAFETY: the mapping is as long as this; the probes are through with it.
-    let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) };
-    let left = bytes
-        .chunks_exact(SLOT)
-        .map(|slot| slot[4..SLOT - 4].iter().map(|&note| u64::from(note)).sum::<u64>());
-    let left = left.sum();
-    // SAFETY: the mapping is ours, and `bytes` is not used any more.
-    unsafe { libc::munmap(start, len) };
-    Ok(left)
+    /// In a slot, behind the thread: one byte for each site.
+    const DONE: std::ops::Range<usize> = 4..4 + FIRST_DYNAMIC as usize;
+    let notes = ebpf.map("NOTES").context("the object has no map NOTES")?;
+    Ok(Mapped::new("NOTES", notes, false)?.sum(DONE))
 }
 
 /// `bpf_prog_info.recursion_misses`, which aya does not hand out.

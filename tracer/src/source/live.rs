@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::Map;
 use aya_log::EbpfLogger;
 use log::Log;
 use tracer_common::site::{self, FIRST_DYNAMIC};
-use tracer_common::wire::{ABI, CpuCounters, Event, SiteCounters, decode};
+use tracer_common::wire::{ABI, CpuCounters, Event, MAX_SITES, decode};
 
 use super::frames::Framer;
 use super::ring::{Drained, Ring};
@@ -16,6 +16,7 @@ use crate::clock;
 use crate::info::{Anchor, CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
 use crate::probe::attach::{self, Attached};
+use crate::probe::mapped::Mapped;
 use crate::probe::{self, Found, Plan, Wishes};
 use crate::sink::address::Addresses;
 use crate::stacks::Stacks;
@@ -25,14 +26,22 @@ const NAP: Duration = Duration::from_millis(10);
 /// How long to wait for probes that were running when they were detached.
 const LAST_PROBES: Duration = Duration::from_millis(500);
 
+// Words of `SiteCounters`.
+const DROPPED: usize = 1;
+const SPARED: usize = 2;
+
 /// The running kernel as a source.
 pub struct Live {
     attached: Attached,
     /// What the programs themselves say, under `-v`.
     log: Option<EbpfLogger<&'static dyn Log>>,
     ring: Ring,
-    counters: PerCpuArray<MapData, CpuCountersPod>,
-    sites: PerCpuArray<MapData, SiteCountersPod>,
+    /// The switch of all probes.
+    enabled: Mapped,
+    /// `CpuSlot` by CPU.
+    counters: Mapped,
+    /// `SiteCounters` by CPU and site.
+    sites: Mapped,
     info: SourceInfo,
     received: Vec<u64>,
     /// Skipped runs before events were wanted.
@@ -45,20 +54,6 @@ pub struct Live {
     undecodable: u64,
     framer: Framer,
 }
-
-/// [`SiteCounters`] for aya.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct SiteCountersPod(SiteCounters);
-// SAFETY: three integers without padding.
-unsafe impl aya::Pod for SiteCountersPod {}
-
-/// [`CpuCounters`] for aya, which wants to know that any bytes are a valid value.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct CpuCountersPod(CpuCounters);
-// SAFETY: two integers without padding.
-unsafe impl aya::Pod for CpuCountersPod {}
 
 impl Live {
     /// Plans, loads and attaches.
@@ -90,23 +85,29 @@ impl Live {
         } else {
             None
         };
-        let counters = ebpf
-            .take_map("COUNTERS")
-            .context("the object has no map COUNTERS")?;
-        let sites = ebpf.take_map("SITES").context("the object has no map SITES")?;
-        let cpus = aya::util::nr_cpus().map_err(|(file, error)| {
-            anyhow::Error::new(error).context(format!("cannot tell the number of CPUs from {file}"))
-        })?;
+        let map = |name: &str, writable: bool| {
+            let map = ebpf
+                .map(name)
+                .with_context(|| format!("the object has no map {name}"))?;
+            Mapped::new(name, map, writable)
+        };
+        let (enabled, counters, sites) = (
+            map("ENABLED", true)?,
+            map("COUNTERS", false)?,
+            map("SITES", false)?,
+        );
+        let cpus = attach::cpus()?;
         let missed_before = attach::missed(&attached);
         // All is in place: from here on events are wanted.
         let start = clock::anchor();
-        attach::enable(&mut attached.ebpf, true)?;
+        enabled.set(1)?;
         Ok(Self {
             missed_before,
             missed_alone: 0,
             ring: Ring::new(events, options.ring_bytes)?,
-            counters: PerCpuArray::try_from(counters)?,
-            sites: PerCpuArray::try_from(sites)?,
+            enabled,
+            counters,
+            sites,
             info: info(facts, plan, options, wishes, filters, cpus, start),
             received: vec![0; cpus],
             missed: 0,
@@ -142,43 +143,32 @@ impl Live {
     }
 
     /// Events that the kernel's skipping of programs has lost so far; see `twice.rs` on the other side.
-    fn missed(&self) -> anyhow::Result<u64> {
-        let mut spared = 0;
-        for site in 0..FIRST_DYNAMIC {
-            let counters = self
-                .sites
-                .get(&site, 0)
-                .context("cannot read the counters of the probes")?;
-            spared += counters.iter().map(|cpu| cpu.0.spared).sum::<u64>();
-        }
+    fn missed(&self) -> u64 {
+        let spared: u64 = (0..FIRST_DYNAMIC).map(|site| self.at(site, SPARED)).sum();
         let skipped = attach::missed(&self.attached) + self.missed_alone;
-        Ok(skipped.saturating_sub(self.missed_before + spared))
+        skipped.saturating_sub(self.missed_before + spared)
     }
 
-    /// What was counted as lost for a site, on all CPUs.
-    fn lost_at(&self, site: u32) -> anyhow::Result<u64> {
-        let counters = self
-            .sites
-            .get(&site, 0)
-            .context("cannot read the counters of the probes")?;
-        Ok(counters.iter().map(|cpu| cpu.0.dropped).sum())
+    /// One of a site's counters, on all CPUs.
+    fn at(&self, site: u32, word: usize) -> u64 {
+        (0..self.received.len())
+            .map(|cpu| self.sites.word(cpu * MAX_SITES as usize + site as usize, word))
+            .sum()
     }
 
-    fn produced(&self) -> anyhow::Result<Vec<CpuCounters>> {
-        let values = self
-            .counters
-            .get(&0, 0)
-            .context("cannot read the counters of the probes")?;
-        Ok(values.iter().map(|value| value.0).collect())
+    fn produced(&self) -> impl Iterator<Item = CpuCounters> + '_ {
+        (0..self.received.len()).map(|cpu| CpuCounters {
+            // The other way round something could be dropped and not yet produced.
+            dropped: self.counters.word(cpu, 1),
+            produced: self.counters.word(cpu, 0),
+        })
     }
 
     /// Whether every event that was produced has arrived or was counted as dropped.
-    fn is_settled(&self) -> anyhow::Result<bool> {
-        let produced = self.produced()?;
-        Ok(produced
-            .iter()
+    fn is_settled(&self) -> bool {
+        self.produced()
             .zip(&self.received)
-            .all(|(cpu, received)| cpu.produced == cpu.dropped + received))
+            .all(|(cpu, received)| cpu.produced == cpu.dropped + received)
     }
 
     fn drain(&mut self, sink: &mut dyn FnMut(&Event)) -> (Drained, bool) {
@@ -224,7 +214,7 @@ impl Source for Live {
             let until = Instant::now() + LAST_PROBES;
             loop {
                 self.drain(sink);
-                if self.is_settled()? || Instant::now() >= until {
+                if self.is_settled() || Instant::now() >= until {
                     anyhow::ensure!(
                         self.undecodable == 0,
                         "{} events of the kernel side could not be decoded: the program and its probes differ",
@@ -264,18 +254,15 @@ impl Source for Live {
     /// writes to a file or a screen is through with it by then.
     fn stop(&mut self) {
         if !self.stopped {
-            if let Err(error) = attach::enable(&mut self.attached.ebpf, false) {
+            if let Err(error) = self.enabled.set(0) {
                 log::warn!("probes will end one by one, not at once: {error:#}");
             }
             // What runs now ends soon, and takes its notes away.
             std::thread::sleep(Duration::from_millis(2));
             let left = attach::notes_left(&self.attached.ebpf);
-            match (self.missed(), left) {
-                (Ok(missed), Ok(left)) => self.missed = missed.saturating_sub(left),
-                (missed, left) => {
-                    let error = missed.err().or(left.err());
-                    log::warn!("what the kernel skipped cannot be told: {error:?}");
-                }
+            match left {
+                Ok(left) => self.missed = self.missed().saturating_sub(left),
+                Err(error) => log::warn!("what the kernel skipped cannot be told: {error:#}"),
             }
             self.stopped = true;
         }
@@ -283,11 +270,10 @@ impl Source for Live {
 
     fn losses(&mut self) -> anyhow::Result<Losses> {
         if !self.stopped {
-            self.missed = self.missed()?;
+            self.missed = self.missed();
         }
         let cpus = self
-            .produced()?
-            .iter()
+            .produced()
             .zip(&self.received)
             .map(|(cpu, &received)| CpuLosses {
                 produced: cpu.produced,
@@ -298,8 +284,8 @@ impl Source for Live {
         Ok(Losses {
             cpus,
             missed: self.missed,
-            marks: self.lost_at(site::MARKS)?,
-            stacks: self.lost_at(site::FRAMES)?,
+            marks: self.at(site::MARKS, DROPPED),
+            stacks: self.at(site::FRAMES, DROPPED),
         })
     }
 }

@@ -97,7 +97,7 @@ struct VmaState {
     address: u64,
     /// The engine's state of knowledge at its last quiet point; 0: there was none.
     settled: u32,
-    pending: u16,
+    pending: u32,
     next: u8,
     change: Change,
     /// Who changed it last, and until when that may go on.
@@ -244,7 +244,7 @@ impl Tables {
     }
 
     #[inline]
-    pub(super) fn pending_of(&self, v: u32) -> u16 {
+    pub(super) fn pending_of(&self, v: u32) -> u32 {
         self.vmas[v as usize].pending
     }
 
