@@ -89,11 +89,13 @@ pub enum Role {
     Detach = 7,
     /// `vma_attach`: the VMA's count is about to become 1.
     Attach = 8,
+    /// No event: a reader is about to raise the count, and is kept from it until the VMA is write-locked, for a while.
+    Linger = 9,
 }
 
 impl Role {
     /// All roles, by number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::ReadAcquire,
         Self::ReadRelease,
@@ -103,12 +105,13 @@ impl Role {
         Self::WriteAcquire,
         Self::Detach,
         Self::Attach,
+        Self::Linger,
     ];
 
     /// The kind of event that it makes.
     pub const fn kind(self) -> Option<Kind> {
         Some(match self {
-            Self::None => return None,
+            Self::None | Self::Linger => return None,
             Self::ReadAcquire => Kind::VmaReadAcquire,
             Self::ReadRelease => Kind::VmaReadRelease,
             Self::ReadTemporary => Kind::VmaReadTemporary,

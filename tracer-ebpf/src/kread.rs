@@ -114,6 +114,20 @@ pub(crate) fn mm_lock_seq<M: Memory>(mm: u64, flags: &mut u16) -> u32 {
     field::<M, u32>(mm, OFF_MM_LOCK_SEQ.load(), flag::MM_SEQ, flags)
 }
 
+/// `vma->vm_refcnt`; 0 where there is none.
+#[inline(always)]
+pub(crate) fn vm_refcnt<M: Memory>(vma: u64) -> u32 {
+    M::read::<u32>(vma, OFF_VM_REFCNT.load()).unwrap_or_default()
+}
+
+/// Whether the VMA is write-locked, as far as that can be read.
+#[inline(always)]
+pub(crate) fn is_write_locked<M: Memory>(vma: u64, mm: u64) -> bool {
+    let vma = M::read::<u32>(vma, OFF_VM_LOCK_SEQ.load()).unwrap_or_default();
+    let mm = M::read::<u32>(mm, OFF_MM_LOCK_SEQ.load()).unwrap_or_default();
+    vma == mm
+}
+
 /// All that an event tells of a VMA, read as close together as can be; the counter first, since it
 /// changes fastest.
 #[inline(always)]

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     EbpfContext, Global,
-    helpers::{bpf_get_current_task, generated::bpf_get_attach_cookie},
+    helpers::{bpf_get_current_task, bpf_ktime_get_ns, generated::bpf_get_attach_cookie},
     macros::{kprobe, map, perf_event},
     maps::Array,
     programs::{PerfEventContext, ProbeContext},
@@ -34,6 +34,13 @@ pub(crate) static OFF_TASK_MM: Global<u32> = Global::new(kread::ABSENT);
 /// One past the highest address that user space can have, with five levels of page tables.
 const USER_END: u64 = 1 << 56;
 const PAGE_MASK: u64 = 0xfff;
+
+/// For how long a reader is kept from raising the count, in nanoseconds, or until there is a writer; and a temporary
+/// reader from giving it back, or until a writer shuts readers out. 0 except when states of the lock are provoked.
+#[unsafe(no_mangle)]
+static LINGER_NS: Global<u32> = Global::new(0);
+/// They look so often at most, whatever time that takes.
+const LOOKS: u32 = 2048;
 
 #[kprobe]
 pub(crate) fn point(ctx: ProbeContext) -> u32 {
@@ -76,6 +83,12 @@ fn at(ctx: &impl EbpfContext) {
     // SAFETY: the helper takes the context of any program of these types.
     let index = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
     let Some(entry) = POINTS.get(index) else { return };
+    if LINGER_NS.load() != 0 && entry.role == Role::Linger as u8 {
+        if filter::passes(Kind::VmaReadTemporary).is_some() {
+            await_writer(address(ctx, entry));
+        }
+        return;
+    }
     let Some(kind) = kind_of(entry.role) else { return };
     let site = FIRST_DYNAMIC + index;
     let Some(task) = filter::passes(kind) else { return };
@@ -97,6 +110,11 @@ fn at(ctx: &impl EbpfContext) {
         }
         _ => (kind, Reason::Unknown),
     };
+    if LINGER_NS.load() != 0 && believed && kind == Kind::VmaReadTemporary {
+        linger(vma);
+        fields = Fields::EMPTY;
+        read(vma, &mut fields);
+    }
     if !believed && reason != Reason::NoVma {
         // No VMA where one has to be: the site is not what it seemed, and nothing is said of any VMA.
         fields = Fields::EMPTY;
@@ -106,6 +124,36 @@ fn at(ctx: &impl EbpfContext) {
     mark::before_vma(kind, &task, vma, false);
     let event = emit::vma_in_nmi(kind, site, &task, &fields);
     mark::after_vma(ctx, kind, &task, vma, event, false);
+}
+
+#[inline(always)]
+fn await_writer(vma: u64) {
+    let limit = u64::from(LINGER_NS.load());
+    // SAFETY: the helper has no precondition.
+    let start = unsafe { bpf_ktime_get_ns() };
+    let mut fields = Fields::EMPTY;
+    kread::vma::<Bare>(vma, &mut fields);
+    let mm = fields.body.mm;
+    for _ in 0..LOOKS {
+        // SAFETY: as above.
+        if kread::is_write_locked::<Bare>(vma, mm) || unsafe { bpf_ktime_get_ns() } - start > limit {
+            break;
+        }
+    }
+}
+
+#[inline(always)]
+fn linger(vma: u64) {
+    let limit = u64::from(LINGER_NS.load());
+    // SAFETY: the helper has no precondition.
+    let start = unsafe { bpf_ktime_get_ns() };
+    for _ in 0..LOOKS {
+        let shut_out = kread::vm_refcnt::<Bare>(vma) & VM_REFCNT_EXCLUDE_READERS_FLAG != 0;
+        // SAFETY: as above.
+        if shut_out || unsafe { bpf_ktime_get_ns() } - start > limit {
+            break;
+        }
+    }
 }
 
 #[inline(always)]

@@ -185,6 +185,9 @@ pub struct LiveArgs {
     /// Record what lockdep says beside all else, and take nothing from it: for judging this program.
     #[arg(long, hide = true)]
     pub truth: bool,
+    /// Keep temporary readers from leaving for so long.
+    #[arg(long, hide = true, value_name = "TIME", default_value = "0ms", value_parser = parse_duration)]
+    pub linger: Duration,
     /// Start this command, and watch it and its children, until it ends.
     #[arg(last = true, value_name = "CMD")]
     pub cmd: Vec<String>,
@@ -206,6 +209,7 @@ impl LiveArgs {
             stacks,
             user_symbols,
             truth,
+            linger,
             cmd,
         } = self;
         !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty() && without.is_empty())
@@ -215,6 +219,7 @@ impl LiveArgs {
             || kernel_text.is_some()
             || *user_symbols
             || *truth
+            || !linger.is_zero()
             || *stacks != StacksFrom::default()
             || *buffer != DEFAULT_BUFFER
     }

@@ -398,6 +398,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         comm: None,
         kinds: 0,
         user_symbols: false,
+        linger_ns: 0,
         log: false,
     };
     let start = Instant::now();

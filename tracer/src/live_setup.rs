@@ -45,6 +45,7 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         truth: args.truth,
         unwanted: !kinds,
         stacks_from_ns: args.stacks.0,
+        linger: !args.linger.is_zero(),
     };
     let options = attach::Options {
         ring_bytes: args.buffer,
@@ -60,6 +61,7 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         comm,
         kinds,
         user_symbols: args.user_symbols,
+        linger_ns: u32::try_from(args.linger.as_nanos()).unwrap_or(u32::MAX),
         log,
     };
 

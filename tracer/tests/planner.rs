@@ -562,3 +562,19 @@ fn a_function_that_changed_its_shape_is_not_probed_blindly() {
 fn unread() -> Found {
     Err("not read in this test".to_owned())
 }
+
+/// Readers are kept where they raise the count only if that is wished for.
+#[test]
+fn only_who_provokes_lingers() {
+    let lingering = |linger: bool| {
+        let wishes = Wishes {
+            linger,
+            ..Wishes::default()
+        };
+        let plan = planned("7.3.json", &wishes);
+        let is_one = |point: &&tracer::probe::Point| point.entry.role == Role::Linger as u8;
+        plan.points.iter().filter(is_one).count()
+    };
+    assert_eq!(lingering(false), 0);
+    assert!(lingering(true) >= 2, "{}", lingering(true));
+}

@@ -43,6 +43,8 @@ pub struct Options {
     pub kinds: u64,
     /// Name the frames of programs, which takes locks of theirs.
     pub user_symbols: bool,
+    /// Keep temporary readers from leaving for so long, in nanoseconds.
+    pub linger_ns: u32,
     /// Let the programs log.
     pub log: bool,
 }
@@ -333,6 +335,7 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
         .override_global("FILTER_TIDS", &filter_tids, true)
         .override_global("FILTER_COMM", &filter_comm, true)
         .override_global("COMM", &comm, true)
+        .override_global("LINGER_NS", &options.linger_ns, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("EVENTS", options.ring_bytes);
     // Memory for what this run does not use would only cost time.

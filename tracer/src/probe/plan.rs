@@ -104,6 +104,8 @@ pub struct Wishes {
     pub unwanted: u64,
     /// Take stacks of waits and holds from this length on, in nanoseconds.
     pub stacks_from_ns: Option<u64>,
+    /// Keep readers in narrow places for a while: only to provoke states of the lock.
+    pub linger: bool,
 }
 
 impl Wishes {
@@ -241,6 +243,7 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
         detach: possible("mark_detached"),
         fault_end: possible("fault_end"),
         bad_area: possible("bad_area"),
+        linger: wishes.linger,
     };
     let mut plan = Plan {
         probes: Vec::new(),

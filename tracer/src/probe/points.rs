@@ -40,6 +40,8 @@ pub(super) struct Seen {
     pub(super) fault_end: bool,
     /// Entry of `__bad_area`.
     pub(super) bad_area: bool,
+    /// Readers are to be kept where they raise the count.
+    pub(super) linger: bool,
 }
 
 impl Seen {
@@ -90,6 +92,7 @@ impl Want<'_> {
             Role::WriteAcquire | Role::WriteStart | Role::Detach => 2,
             Role::Attach | Role::None => 3,
             Role::ReadRefused => 4,
+            Role::Linger => 8,
         };
         // Of two explanations the one that explains more.
         (rank, u32::MAX - self.reasons.count_ones(), self.spot.address)
@@ -335,6 +338,9 @@ impl<'a> Sorting<'a> {
     }
 
     fn get(&mut self, site: &'a FoundSite) {
+        if self.seen.linger && site.operation == Operation::ReadTry && site.spot.kprobe == Kprobe::Yes {
+            self.want(site, &site.spot, Role::Linger, 0, false);
+        }
         for failure in &site.failures {
             // What had the lock tells of itself at the put which takes it back.
             let reasons: Vec<Reason> = failure

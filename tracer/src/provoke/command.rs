@@ -39,6 +39,7 @@ const IMPOSSIBLE: u8 = 4;
     tracer provoke list                                  what there is\n  \
     sudo tracer provoke detach                           one scenario, and which states of the lock it reached\n  \
     sudo tracer provoke all --duration 5s --json         all of them, 5 s each\n  \
+    sudo tracer provoke move --linger 5ms --duration 3m  temporary readers that meet a writer who detaches\n  \
     tracer provoke fork --unprivileged --duration 1m     only the workload, for another tool to watch\n\n\
     Without privileges the workload runs all the same, and nothing is counted.\n\
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 violation found, 4 not possible here.")]
@@ -52,6 +53,10 @@ pub struct ProvokeArgs {
     /// Threads; without it one more than there are processors, at least 3 and at most 8.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=256))]
     pub threads: Option<u16>,
+    /// Keep temporary readers in the kernel for so long, or until a writer shuts readers out: states that last some
+    /// nanoseconds are met then. Interrupts wait meanwhile; at most 20ms.
+    #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = parse_linger)]
+    pub linger: Duration,
     /// As JSON, see docs/schema/provoke.md.
     #[arg(long)]
     pub json: bool,
@@ -67,6 +72,15 @@ pub struct ProvokeArgs {
     /// This process is the workload of another one, and says there what it did.
     #[arg(long, hide = true, value_name = "FD")]
     pub report_fd: Option<i32>,
+}
+
+fn parse_linger(text: &str) -> Result<Duration, String> {
+    const MOST: Duration = Duration::from_millis(20);
+    let time = parse_duration(text)?;
+    if time > MOST {
+        return Err("more than 20ms would stop the machine".to_owned());
+    }
+    Ok(time)
 }
 
 /// What the workload's process says of itself.
@@ -268,6 +282,7 @@ fn live_args(args: &ProvokeArgs, threads: usize, fd: i32) -> anyhow::Result<Live
     let mut words = vec!["tracer".to_owned(), format!("--buffer={}K", args.buffer >> 10)];
     words.extend(args.without.iter().map(|one| format!("--without={}", one.name())));
     // This program by whatever name it was started, also if the user behind sudo may not look into its folder.
+    words.push(format!("--linger={}us", args.linger.as_micros()));
     words.extend(["--", "/proc/self/exe", "provoke"].map(str::to_owned));
     words.push(args.scenario.clone());
     words.push(format!("--duration={}us", args.duration.as_micros()));
@@ -342,12 +357,15 @@ mod tests {
             "1500ms",
             "--without",
             "kprobe",
+            "--linger",
+            "5ms",
         ];
         let Some(crate::cli::Command::Provoke(args)) = Cli::parse_from(words).command else {
             panic!("this is no provoke");
         };
         let live = live_args(&args, 4, 9).unwrap();
         assert_eq!(live.buffer, 64 << 20);
+        assert_eq!(live.linger, Duration::from_millis(5));
         assert_eq!(live.without, [Mechanism::from_str("kprobe", false).unwrap()]);
         let child = std::iter::once("tracer".to_owned()).chain(live.cmd.into_iter().skip(1));
         let Some(crate::cli::Command::Provoke(child)) = Cli::parse_from(child).command else {

@@ -45,6 +45,12 @@ pub const SCENARIOS: &[Scenario] = &[
         run: temporary_readers,
     },
     Scenario {
+        name: "move",
+        about: "a large empty mapping is moved to and fro, pages are dropped in both places under interrupts",
+        reaches: "VMAs that stay write-locked for long and are detached then, under temporary readers",
+        run: move_to_and_fro,
+    },
+    Scenario {
         name: "waiting-writers",
         about: "threads fault huge pages in and drop them, others change the same mapping",
         reaches: "writers that wait for slow readers: above F+1",
@@ -150,10 +156,64 @@ fn detach(team: &Team) -> anyhow::Result<()> {
 /// A reader is a temporary one if a writer came between its first look at the VMA and its increment, and still holds
 /// the lock after it. Between the two are a few instructions; so the readers run only when nobody else wants their
 /// processor, somebody does every moment, and the writer keeps the VMA locked for most of its time.
-fn temporary_readers(team: &Team) -> anyhow::Result<()> {
-    const REPLACED_EVERY: usize = 8;
+/// A move write-locks the VMA, looks at every entry of its page tables, and detaches it. There are no pages in it, so
+/// that nobody has to be interrupted for the move: who is held up inside the lock holds up nothing else.
+fn move_to_and_fro(team: &Team) -> anyhow::Result<()> {
+    const PAGES: usize = 16384;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let readers = team.threads().max(4);
+    let disturbers = (cpus - 1).clamp(1, readers);
+    let place = |nth: usize| if cpus == 1 { 0 } else { 1 + nth % (cpus - 1) };
+    let places = sys::Places::new(PAGES)?;
+    let interrupts = sys::may_interrupt_all();
+    team.run_with(1 + disturbers + readers, |index, tally, shift| {
+        match index {
+            0 => sys::pin(0),
+            _ if index <= disturbers => sys::pin(place(index - 1)),
+            _ => {
+                sys::pin(place(index - 1 - disturbers));
+                sys::be_idle();
+            }
+        }
+        let mut rounds = index;
+        let mut at = 0;
+        while shift.goes_on() {
+            rounds = rounds.wrapping_add(1);
+            if index == 0 {
+                places.go(at)?;
+                at = 1 - at;
+                tally.add(Op::Mremap, 1);
+                for _ in 0..rounds % 7 * 100 {
+                    core::hint::spin_loop();
+                }
+            } else if index <= disturbers {
+                disturb(interrupts, tally);
+            } else {
+                places.drop_page(rounds % 2, rounds * 13 % PAGES);
+                tally.add(Op::DontNeed, 1);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Interrupts everybody, and takes the processor from those who only have it while nobody else wants it.
+fn disturb(interrupts: bool, tally: &mut Tally) {
     const BUSY: Duration = Duration::from_micros(150);
     const REST: Duration = Duration::from_micros(100);
+    if interrupts {
+        sys::interrupt_all();
+        tally.add(Op::Barrier, 1);
+    }
+    let until = Instant::now() + BUSY;
+    while Instant::now() < until {
+        core::hint::spin_loop();
+    }
+    std::thread::sleep(REST);
+}
+
+fn temporary_readers(team: &Team) -> anyhow::Result<()> {
+    const REPLACED_EVERY: usize = 8;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let readers = team.threads().max(4);
     // One who disturbs for each processor with a reader; the writer has the first one for itself, if there is another.
@@ -188,15 +248,7 @@ fn temporary_readers(team: &Team) -> anyhow::Result<()> {
                     core::hint::spin_loop();
                 }
             } else if index <= disturbers {
-                if interrupts {
-                    sys::interrupt_all();
-                    tally.add(Op::Barrier, 1);
-                }
-                let until = Instant::now() + BUSY;
-                while Instant::now() < until {
-                    core::hint::spin_loop();
-                }
-                std::thread::sleep(REST);
+                disturb(interrupts, tally);
             } else {
                 // Each drop is a look-up of its own on kernels that have that.
                 let page = rounds * 13 % pages;

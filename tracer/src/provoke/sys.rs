@@ -137,6 +137,86 @@ impl Area {
     }
 }
 
+/// Two places, with a mapping in one and a placeholder in the other.
+#[derive(Debug)]
+pub(super) struct Places {
+    whole: usize,
+    starts: [usize; 2],
+    pages: usize,
+}
+
+impl Places {
+    /// A mapping without pages but with page tables, in place 0. The places lie differently within the tables, so that
+    /// a move has to look at every entry.
+    pub(super) fn new(pages: usize) -> anyhow::Result<Self> {
+        /// Far below all that the kernel picks places for: the place that a move leaves must not be picked, for the stack
+        /// of a thread that starts, before the placeholder is there.
+        const LOW: usize = 1 << 40;
+        let len = pages * PAGE;
+        let whole = map_with(
+            LOW,
+            Self::whole(pages),
+            libc::PROT_NONE,
+            ANONYMOUS | libc::MAP_NORESERVE,
+        )?;
+        let first = whole.next_multiple_of(HUGE);
+        let places = Self {
+            whole,
+            starts: [first, (first + len).next_multiple_of(HUGE) + HUGE + PAGE],
+            pages,
+        };
+        let area = std::mem::ManuallyDrop::new(Area {
+            base: map(first, len, ANONYMOUS | libc::MAP_FIXED)?,
+            pages,
+        });
+        let _ = area.advise(0, pages, libc::MADV_NOHUGEPAGE);
+        for page in (0..pages).step_by(HUGE / PAGE) {
+            area.touch(page);
+            area.advise(page, 1, libc::MADV_DONTNEED)?;
+        }
+        Ok(places)
+    }
+
+    const fn whole(pages: usize) -> usize {
+        2 * pages * PAGE + 4 * HUGE
+    }
+
+    /// Moves the mapping out of place `from` into the other one.
+    pub(super) fn go(&self, from: usize) -> anyhow::Result<()> {
+        let len = self.pages * PAGE;
+        let [from, to] = [self.starts[from], self.starts[1 - from]];
+        // SAFETY: both ranges are ours, and nobody has references into them.
+        let base = unsafe {
+            libc::mremap(
+                from as *mut _,
+                len,
+                len,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+                to as *mut libc::c_void,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).context("mremap");
+        }
+        // Fails if somebody else has taken the place, rather than to take it from them later.
+        let flags = ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        map_with(from, len, libc::PROT_NONE, flags).map(drop)
+    }
+
+    /// Drops a page of place `place`, where there is anything at the moment.
+    pub(super) fn drop_page(&self, place: usize, page: usize) {
+        let at = self.starts[place] + page * PAGE;
+        // SAFETY: the range is ours, and nobody relies on what is in it. In the middle of a move nothing may be there.
+        unsafe { libc::madvise(at as *mut _, PAGE, libc::MADV_DONTNEED) };
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        let _ = unmap(self.whole, Self::whole(self.pages));
+    }
+}
+
 impl Drop for Area {
     fn drop(&mut self) {
         // It fails only if the range were no range, and then there is nothing to free.
@@ -145,8 +225,12 @@ impl Drop for Area {
 }
 
 fn map(at: usize, len: usize, flags: i32) -> anyhow::Result<usize> {
+    map_with(at, len, WRITABLE, flags)
+}
+
+fn map_with(at: usize, len: usize, prot: i32, flags: i32) -> anyhow::Result<usize> {
     // SAFETY: without MAP_FIXED the kernel picks a free range; with it the caller owns the range.
-    let base = unsafe { libc::mmap(at as *mut _, len, WRITABLE, flags, -1, 0) };
+    let base = unsafe { libc::mmap(at as *mut _, len, prot, flags, -1, 0) };
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error()).context("mmap");
     }
