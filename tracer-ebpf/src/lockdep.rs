@@ -6,7 +6,8 @@
 //! They are programs of the old kind, that perf calls. The kernel takes (imaginary) locks of its own around a
 //! program on a typed or raw tracepoint, before it looks whether that program is running already: on *these*
 //! tracepoints it would never come back. perf looks first. It also forbids preemption, so that no second program is
-//! needed. Skipped runs of these programs tell nothing: they are for locks that were taken inside other programs.
+//! needed. Skipped runs of these programs tell nothing: they are for locks that were taken inside other programs. But
+//! perf also skips them while anybody is inside a system call on a map, which tracer therefore does without.
 
 use core::ffi::c_void;
 
