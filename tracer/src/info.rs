@@ -182,6 +182,9 @@ pub struct SiteInfo {
     pub function: String,
     /// Where in it, for a single instruction: symbol and distance, such as `proc_get_vma+0x1c4`.
     pub place: String,
+    /// The program that runs here.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub program: String,
     /// How it is attached: `tp_btf`, `fentry`, `fexit`, `kprobe`, `kretprobe`, ….
     pub mechanism: String,
     /// How surely its facts are known: `observed`, `derived`, `bounded`, `unknown`.
@@ -232,6 +235,68 @@ pub struct Losses {
     pub marks: u64,
     /// Stacks of the kernel or a program that the kernel did not give.
     pub stacks: u64,
+    /// Events that found the ring buffer full, by the site that they come from, as far as any did.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped_at: BTreeMap<u32, u64>,
+    /// What the probes cost meanwhile, where that was measured.
+    #[serde(skip_serializing_if = "ProbeCosts::is_empty")]
+    pub costs: ProbeCosts,
+}
+
+/// What the probes cost, as the kernel measured it for a part of the time. On the measured kernel itself a run is some
+/// tens of nanoseconds longer while it is measured; what leads to the program, such as a trap, is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeCosts {
+    /// For how long the kernel measured, in nanoseconds.
+    pub measured_ns: u64,
+    /// Share of one CPU that all programs together took in the latest measurement, in millionths.
+    pub latest_ppm: u64,
+    /// By program, those that ran while it measured.
+    pub programs: Vec<ProgramCost>,
+}
+
+/// What one program cost while the kernel measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProgramCost {
+    /// Its name.
+    pub program: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// How long, in nanoseconds.
+    pub ns: u64,
+}
+
+impl ProbeCosts {
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.measured_ns == 0
+    }
+
+    /// Share of one CPU that all programs together took, in millionths.
+    pub fn ppm(&self) -> u64 {
+        let ns: u64 = self.programs.iter().map(|program| program.ns).sum();
+        self.share_ppm(ns)
+    }
+
+    /// Share of one CPU that so many nanoseconds are of the time that was measured, in millionths.
+    pub fn share_ppm(&self, ns: u64) -> u64 {
+        let ppm = u128::from(ns) * 1_000_000 / u128::from(self.measured_ns.max(1));
+        u64::try_from(ppm).unwrap_or(u64::MAX)
+    }
+
+    /// The cost of a program, if it ran.
+    pub fn of(&self, program: &str) -> Option<&ProgramCost> {
+        self.programs.iter().find(|cost| cost.program == program)
+    }
+}
+
+impl ProgramCost {
+    /// Of one run, in nanoseconds.
+    pub fn ns_a_run(&self) -> u64 {
+        self.ns / self.runs.max(1)
+    }
 }
 
 /// Losses on one CPU.

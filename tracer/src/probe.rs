@@ -5,6 +5,7 @@
 
 pub mod attach;
 mod catalogue;
+pub mod cost;
 mod instructions;
 mod lockdep;
 pub mod mapped;

@@ -258,6 +258,7 @@ impl Drop for Sim {
 
 fn source_info(setup: Setup, begun: Anchor) -> SourceInfo {
     let site = |&(kind, function): &(Kind, &str)| SiteInfo {
+        program: String::new(),
         place: String::new(),
         operation: kind.name().to_owned(),
         function: function.to_owned(),

@@ -67,8 +67,8 @@ pub struct Attached {
 }
 
 /// The program for instructions, by kprobe and by breakpoint.
-const POINT: &str = "point";
-const POINT_BREAKPOINT: &str = "point_breakpoint";
+pub(super) const POINT: &str = "point";
+pub(super) const POINT_BREAKPOINT: &str = "point_breakpoint";
 
 /// Loads the object and attaches what the plan says. What fails is moved from the plan's sites to its unseen.
 ///

@@ -476,6 +476,7 @@ impl Plan {
             operation: operation.name().to_owned(),
             function: row.hook.target().to_owned(),
             place: String::new(),
+            program: row.program.to_owned(),
             mechanism: row.hook.mechanism().to_owned(),
             provenance: if row.derived.is_some() {
                 "derived"
@@ -511,6 +512,7 @@ impl Plan {
                 operation: Kind::Stack.name().to_owned(),
                 function: "bpf_get_stack".to_owned(),
                 place: String::new(),
+                program: String::new(),
                 mechanism: "helper".to_owned(),
                 provenance: "observed".to_owned(),
                 bound_ns: None,
@@ -537,6 +539,7 @@ impl Plan {
             operation: Kind::VmaReadRelease.name().to_owned(),
             function: "do_user_addr_fault".to_owned(),
             place: String::new(),
+            program: String::new(),
             mechanism: "derived".to_owned(),
             provenance: "derived".to_owned(),
             bound_ns: Some(FAULT_RELEASE_BOUND_NS),

@@ -634,6 +634,11 @@ fn describe(want: &Want<'_>, by: Mechanism) -> SiteInfo {
         operation: want.role.kind().map_or("", Kind::name).to_owned(),
         function: site.function.clone(),
         place: place_of(spot, site),
+        program: match by {
+            Mechanism::Breakpoint => super::attach::POINT_BREAKPOINT,
+            _ => super::attach::POINT,
+        }
+        .to_owned(),
         mechanism: by.name().to_owned(),
         provenance: "observed".to_owned(),
         bound_ns: None,

@@ -7,6 +7,7 @@ mod chains;
 mod collect;
 mod fault_groups;
 mod groups;
+mod probes;
 mod render;
 
 pub(super) use collect::site;
@@ -27,6 +28,7 @@ use crate::state::{ByReason, Durations, Engine, Faults, Histogram, Lock, TaskCou
 pub use chains::ChainsReport;
 pub use fault_groups::FaultGroupsReport;
 pub use groups::GroupsReport;
+pub use probes::{ProbesReport, ProgramReport};
 pub use render::{Section, Style, render};
 
 /// Name and version of the JSON.
@@ -110,6 +112,8 @@ pub struct Report {
     /// What the tracer itself did; part of the above.
     #[serde(rename = "self")]
     pub own: CountersReport,
+    /// What the probes cost while the kernel measured it; `null` where it was not measured.
+    pub probes: Option<ProbesReport>,
     /// Operations that this kernel does not show.
     pub unseen: Vec<UnseenInfo>,
     /// What should not be.
@@ -179,6 +183,8 @@ pub struct Events {
     pub missing: u64,
     /// Events that found the ring buffer full, by the kernel's own count.
     pub dropped: u64,
+    /// The same by the place that they come from, the most first.
+    pub dropped_at: Vec<DroppedAt>,
     /// Runs of probes that the kernel skipped.
     pub missed: u64,
     /// Events that came out of order, late or twice, or are of unknown kinds.
@@ -187,6 +193,17 @@ pub struct Events {
     pub by_kind: BTreeMap<&'static str, u64>,
     /// By how surely they are known.
     pub by_provenance: BTreeMap<&'static str, u64>,
+}
+
+/// Events of one place that found the ring buffer full.
+#[derive(Clone, Debug, Serialize)]
+pub struct DroppedAt {
+    /// What they tell of.
+    pub operation: String,
+    /// Where.
+    pub place: String,
+    /// How many.
+    pub dropped: u64,
 }
 
 /// Events that are not as they should be.
@@ -741,6 +758,7 @@ impl Report {
                 tids: totals.reused_tids,
             },
             own: CountersReport::new(&engine.own_tasks()),
+            probes: ProbesReport::new(&inputs.losses.costs),
             unseen: info.unseen.clone(),
             anomalies: collect::anomalies(inputs),
             accounting: collect::accounting(inputs),

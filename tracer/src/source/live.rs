@@ -1,5 +1,6 @@
 //! The running kernel as a source.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::info::{Anchor, CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
 use crate::probe::attach::{self, Attached};
+use crate::probe::cost::Meter;
 use crate::probe::mapped::Mapped;
 use crate::probe::{self, Found, Plan, Wishes};
 use crate::sink::address::Addresses;
@@ -53,6 +55,7 @@ pub struct Live {
     stopped: bool,
     undecodable: u64,
     framer: Framer,
+    meter: Meter,
 }
 
 impl Live {
@@ -115,6 +118,7 @@ impl Live {
             stopped: false,
             undecodable: 0,
             framer,
+            meter: Meter::new(facts.lockdep.is_none()),
             log,
             attached,
         })
@@ -154,6 +158,17 @@ impl Live {
         (0..self.received.len())
             .map(|cpu| self.sites.word(cpu * MAX_SITES as usize + site as usize, word))
             .sum()
+    }
+
+    /// Events that found no room, by site.
+    fn dropped_at(&self) -> BTreeMap<u32, u64> {
+        // Those that have these numbers count something else.
+        let events = |site: &u32| ![site::MARKS, site::FRAMES].contains(site);
+        (0..self.info.sites.len() as u32)
+            .filter(events)
+            .map(|site| (site, self.at(site, DROPPED)))
+            .filter(|&(_, dropped)| dropped > 0)
+            .collect()
     }
 
     fn produced(&self) -> impl Iterator<Item = CpuCounters> + '_ {
@@ -231,6 +246,7 @@ impl Source for Live {
         if !self.attached.later.is_done() {
             self.missed_alone += self.attached.one_more();
         }
+        self.meter.tick(&self.attached.ebpf);
         let now = clock::monotonic_ns();
         let (drained, any) = self.drain(sink);
         if drained == Drained::All {
@@ -254,6 +270,7 @@ impl Source for Live {
     /// writes to a file or a screen is through with it by then.
     fn stop(&mut self) {
         if !self.stopped {
+            self.meter.stop(&self.attached.ebpf);
             if let Err(error) = self.enabled.set(0) {
                 log::warn!("probes will end one by one, not at once: {error:#}");
             }
@@ -286,6 +303,8 @@ impl Source for Live {
             missed: self.missed,
             marks: self.at(site::MARKS, DROPPED),
             stacks: self.at(site::FRAMES, DROPPED),
+            dropped_at: self.dropped_at(),
+            costs: self.meter.costs().clone(),
         })
     }
 }

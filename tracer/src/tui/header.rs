@@ -70,14 +70,27 @@ fn first<'a>(app: &App, head: &Head, theme: &Theme) -> Line<'a> {
             theme.style(Role::Alarm),
         ));
     }
+    let mut own = Vec::new();
     if let Some(cost) = head.cost {
         let cpu = format!("{}.{}", cost.cpu_permille / 10, cost.cpu_permille % 10);
-        spans.push(Span::styled(
-            format!("  own {cpu} % CPU, {} MiB", cost.resident >> 20),
-            theme.style(Role::Quiet),
-        ));
+        own.push(format!("own {cpu} % CPU"));
+    }
+    if !head.probes.is_empty() {
+        own.push(format!("probes {}", ppm(head.probes.latest_ppm)));
+    }
+    if let Some(cost) = head.cost {
+        own.push(format!("{} MiB", cost.resident >> 20));
+    }
+    if !own.is_empty() {
+        let own = format!("  {}", own.join(", "));
+        spans.push(Span::styled(own, theme.style(Role::Quiet)));
     }
     Line::from(spans)
+}
+
+/// A share of one CPU in millionths, in words.
+pub fn ppm(ppm: u64) -> String {
+    format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100)
 }
 
 fn speed(permille: u64) -> String {

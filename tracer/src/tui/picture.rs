@@ -180,6 +180,8 @@ impl World {
                 .missing()
                 .max(if self.order.gaps == 0 { totals.missing } else { 0 }),
             missed: self.losses.missed,
+            probes: std::sync::Arc::clone(&self.costs),
+            dropped_at: std::sync::Arc::clone(&self.dropped_at),
             gaps: totals.gaps,
             last_gap: self.gaps.back().copied(),
             by_provenance: totals.by_provenance,

@@ -1,5 +1,6 @@
 //! What the screen shows: a picture of the world at one moment, that nothing changes any more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracer_common::wire::{COMM_LEN, Provenance};
@@ -12,7 +13,7 @@ use crate::check::violation::Violation;
 use crate::contention::chains::{Chains, Doing};
 use crate::contention::summary::{Longest, Summary};
 use crate::filter::{Facts, Field, Filter, Value};
-use crate::info::SourceInfo;
+use crate::info::{ProbeCosts, SourceInfo};
 use crate::stacks::Stack;
 use crate::state::{Balance, Faults, Frame, Histogram, Hold, Lock, TaskCounters, Wait};
 
@@ -107,6 +108,10 @@ pub struct Head {
     pub missing: u64,
     /// Runs of probes that the kernel skipped.
     pub missed: u64,
+    /// What the probes cost.
+    pub probes: Arc<ProbeCosts>,
+    /// Events that found no room, by site.
+    pub dropped_at: Arc<BTreeMap<u32, u64>>,
     /// Gaps so far.
     pub gaps: u64,
     /// The latest gap.

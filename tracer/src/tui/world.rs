@@ -1,7 +1,7 @@
 //! All that the screen can show, as it grows with each event. Pure and plain data: a clone is the same world at this
 //! instant, which is how the screen is held and how a recording is gone back in.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -12,7 +12,7 @@ use super::snapshot::{Request, Subject};
 use crate::check::Checker;
 use crate::contention::Contention;
 use crate::filter::{Filter, ending_wait};
-use crate::info::{Fired, Losses, SourceInfo};
+use crate::info::{Fired, Losses, ProbeCosts, SourceInfo};
 use crate::order::OrderStats;
 use crate::stacks::{Stack, Stacks};
 use crate::state::{Engine, Hold, Lock};
@@ -132,6 +132,10 @@ pub struct World {
     pub(super) heat_lost: u64,
     pub(super) gaps: VecDeque<GapNote>,
     pub(super) losses: Losses,
+    /// What the probes cost by now.
+    pub(super) costs: Arc<ProbeCosts>,
+    /// Events that found no room, by site.
+    pub(super) dropped_at: Arc<BTreeMap<u32, u64>>,
     pub(super) order: OrderStats,
     pub(super) number: u64,
     pub(super) trigger: Option<Box<Triggers>>,
@@ -162,6 +166,8 @@ impl World {
             heat_lost: 0,
             gaps: VecDeque::new(),
             losses: Losses::default(),
+            costs: Arc::default(),
+            dropped_at: Arc::default(),
             order: OrderStats::default(),
             number: 0,
             trigger: None,
@@ -341,6 +347,12 @@ impl World {
         // A run that the kernel skipped leaves no hole in the numbering.
         let missed = losses.missed != self.losses.missed;
         self.checker.losses(&mut self.engine, missed);
+        if *self.dropped_at != losses.dropped_at {
+            self.dropped_at = Arc::new(losses.dropped_at.clone());
+        }
+        if *self.costs != losses.costs {
+            self.costs = Arc::new(losses.costs.clone());
+        }
         self.losses.clone_from(losses);
     }
 
@@ -448,6 +460,8 @@ impl World {
             heat: self.heat.clone(),
             gaps: self.gaps.clone(),
             losses: self.losses.clone(),
+            costs: Arc::clone(&self.costs),
+            dropped_at: Arc::clone(&self.dropped_at),
             trigger: None,
             fired: None,
             ..*self

@@ -189,7 +189,8 @@ fn states_are_reached(e: &Evidence) -> Result<()> {
 }
 
 /// What v2 of the patch says falsely where lockdep is on, seen on a real kernel: readers are kept in the places where
-/// they are for some nanoseconds otherwise. Up to 6.19 a writer is not seen inside.
+/// they are for some nanoseconds otherwise. Not on the kernel with lockdep, where its tracepoints tell of temporary readers, and
+/// nobody lingers there.
 fn false_verdicts_are_observed(e: &Evidence) -> Result<()> {
     e.succeeded()?;
     expect("exit code", &e.out_text("linger.code")?.trim(), &"0")?;
@@ -198,7 +199,7 @@ fn false_verdicts_are_observed(e: &Evidence) -> Result<()> {
     expect("violations", &number(seen, "/accounting/violations"), &0)?;
     let claims = seen["claims"].as_array().context("no claims")?;
     ensure!(claims.len() == 3, "{claims:?}");
-    if !e.ctx.name.starts_with("6.") {
+    if e.ctx.name != "oracle" {
         let never = claims.iter().find(|claim| number(claim, "/count") == 0);
         ensure!(never.is_none(), "never observed: {claims:?}");
     }

@@ -40,6 +40,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
             }
             Ok(())
         }),
+        ("tells-what-its-probes-cost", |e| {
+            let screen = shown(e, "large")?;
+            let cost = screen
+                .lines()
+                .next()
+                .and_then(|line| line.split(" probes ").nth(1))
+                .and_then(|rest| rest.split(' ').next())
+                .and_then(|percent| percent.parse::<f64>().ok());
+            ensure!(cost.is_some_and(|percent| percent > 0.0), "{screen}");
+            Ok(())
+        }),
         ("filters", |e| {
             let screen = shown(e, "filtered")?;
             ensure!(screen.contains("filter: comm=w-*"), "{screen}");

@@ -662,6 +662,13 @@ fn drops_are_exact(e: &Evidence) -> Result<()> {
         &number(&stats, "/events/missing")?,
         &number(&stats, "/events/dropped")?,
     )?;
+    let places = stats["events"]["dropped_at"].as_array().into_iter().flatten();
+    let by_place: u64 = places.filter_map(|place| place["dropped"].as_u64()).sum();
+    expect(
+        "dropped, by place",
+        &by_place,
+        &number(&stats, "/events/dropped")?,
+    )?;
     balanced(&stats)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tracer_common::wire::{Event, Kind, Provenance, Reason};
 
 use super::{
-    AccountingReport, Anomalies, AnomalyReport, BalanceReport, CountersReport, CpuReport, Events,
+    AccountingReport, Anomalies, AnomalyReport, BalanceReport, CountersReport, CpuReport, DroppedAt, Events,
     FailureReport, HoldReport, Inputs, MOST_TEMPORARY, MmReport, Odd, OpenCaseReport, SuretyReport,
     TaskReport, TemporaryReport, VmaReport, WaitReport, by_lock_name, name,
 };
@@ -32,6 +32,7 @@ pub(super) fn events(inputs: &Inputs<'_>) -> Events {
         gaps: totals.gaps,
         missing: order.missing(),
         dropped: inputs.losses.dropped(),
+        dropped_at: dropped_at(inputs),
         missed: inputs.losses.missed,
         odd: Odd {
             disordered: order.disordered,
@@ -254,6 +255,24 @@ pub(in crate::sink) fn site(info: &SourceInfo, event: &Event) -> Option<String> 
         &site.place
     };
     (!place.is_empty()).then(|| place.clone())
+}
+
+fn dropped_at(inputs: &Inputs<'_>) -> Vec<DroppedAt> {
+    let one = |(&site, &dropped): (&u32, &u64)| {
+        let site = inputs.info.sites.get(site as usize);
+        let place = site.map(|site| {
+            let exact = (!site.place.is_empty()).then_some(&site.place);
+            exact.unwrap_or(&site.function).clone()
+        });
+        DroppedAt {
+            operation: site.map(|site| site.operation.clone()).unwrap_or_default(),
+            place: place.unwrap_or_default(),
+            dropped,
+        }
+    };
+    let mut all: Vec<_> = inputs.losses.dropped_at.iter().map(one).collect();
+    all.sort_by_key(|one| core::cmp::Reverse(one.dropped));
+    all
 }
 
 pub(super) fn accounting(inputs: &Inputs<'_>) -> Option<AccountingReport> {

@@ -28,6 +28,8 @@ pub enum Section {
     Mms,
     /// Events and losses by CPU.
     Cpus,
+    /// What the probes cost.
+    Probes,
     /// What this kernel does not show.
     Unseen,
     /// Observed counts against known readers.
@@ -84,6 +86,7 @@ pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result
         Section::Tasks,
         Section::Mms,
         Section::Cpus,
+        Section::Probes,
         Section::Unseen,
         Section::Accounting,
         Section::Anomalies,
@@ -97,11 +100,23 @@ pub fn render(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     Ok(())
 }
 
-struct Page<'a, W> {
-    out: &'a mut W,
+pub(super) struct Page<'a, W> {
+    pub(super) out: &'a mut W,
     style: Style,
     /// When the source began (`CLOCK_MONOTONIC`).
     start_ns: u64,
+}
+
+impl<'a, W: Write> Page<'a, W> {
+    /// An empty page.
+    #[cfg(test)]
+    pub(super) fn new(out: &'a mut W, style: Style) -> Self {
+        Self {
+            out,
+            style,
+            start_ns: 0,
+        }
+    }
 }
 
 impl<W: Write> Page<'_, W> {
@@ -135,13 +150,17 @@ impl<W: Write> Page<'_, W> {
             Section::Tasks => self.tasks(report),
             Section::Mms => self.mms(report),
             Section::Cpus => self.cpus(report),
+            Section::Probes => report
+                .probes
+                .as_ref()
+                .map_or(Ok(()), |probes| self.probes(probes, all)),
             Section::Unseen => self.unseen(report),
             Section::Accounting => self.accounting(report),
             Section::Anomalies => self.anomalies(report),
         }
     }
 
-    fn heading(&mut self, text: &str) -> io::Result<()> {
+    pub(super) fn heading(&mut self, text: &str) -> io::Result<()> {
         if self.style.bold {
             writeln!(self.out, "\n\x1b[1m{text}\x1b[0m")
         } else {

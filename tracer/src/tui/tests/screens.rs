@@ -173,6 +173,12 @@ fn skipped_runs_cost_and_recordings_are_in_the_header() {
     let mut world = scene::world();
     world.losses(&crate::info::Losses {
         missed: 5,
+        costs: crate::info::ProbeCosts {
+            measured_ns: 200_000_000,
+            latest_ppm: 12_345,
+            programs: Vec::new(),
+        },
+        dropped_at: [(0, 3)].into(),
         ..Default::default()
     });
     let mut bench = Bench::new(world);

@@ -7,9 +7,9 @@ use ratatui::text::{Line, Span};
 
 use super::Canvas;
 use crate::filter::{Facts, Field, Filter, Value};
-use crate::info::{SiteInfo, SourceInfo, UnseenInfo};
-use crate::sink::text::{count, wrap};
-use crate::tui::header::percent;
+use crate::info::{ProbeCosts, ProgramCost, SiteInfo, SourceInfo, UnseenInfo};
+use crate::sink::text::{count, duration, wrap};
+use crate::tui::header::{self, percent};
 use crate::tui::snapshot::Snapshot;
 use crate::tui::table::{Cell, Column, Look, Manner, Row};
 use crate::tui::theme::Role;
@@ -22,8 +22,12 @@ pub struct Place {
     at: usize,
     /// Its events.
     hits: u64,
+    /// Those that found no room in the buffer.
+    dropped: u64,
     /// Events of all places.
     all: u64,
+    /// What programs cost.
+    costs: Arc<ProbeCosts>,
 }
 
 /// Numbers of unseen places begin here.
@@ -60,6 +64,12 @@ impl Place {
             Some(site) => &site.function,
             None => self.unseen().map_or("", |unseen| &unseen.function),
         }
+    }
+
+    /// What its program cost, if that was measured.
+    fn measured(&self) -> Option<&ProgramCost> {
+        let program = &self.site()?.program;
+        self.costs.of(program).filter(|_| !program.is_empty())
     }
 
     fn known(&self) -> &str {
@@ -100,7 +110,12 @@ pub fn rows(shot: &Snapshot) -> Vec<Place> {
     let place = |at: usize| Place {
         info: Arc::clone(info),
         at,
+        costs: Arc::clone(&shot.head.probes),
         hits: shot.hits.get(at).copied().unwrap_or(0),
+        dropped: u32::try_from(at)
+            .ok()
+            .and_then(|at| shot.head.dropped_at.get(&at).copied())
+            .unwrap_or(0),
         all,
     };
     let sites = (0..info.sites.len()).filter(|&at| !info.sites[at].operation.is_empty());
@@ -178,6 +193,19 @@ pub const COLUMNS: &[Column<Place>] = &[
         order: Some(by_hits),
     },
     Column {
+        name: "dropped",
+        title: "DROPPED",
+        width: 9,
+        right: true,
+        from: 110,
+        show: |place, _| match place.site() {
+            Some(_) if place.dropped > 0 => (count(place.dropped), Role::Alarm),
+            Some(_) => ("0".into(), Role::Quiet),
+            None => (String::new(), Role::Quiet),
+        },
+        order: Some(|one, other| other.dropped.cmp(&one.dropped)),
+    },
+    Column {
         name: "share",
         title: "SHARE",
         width: 8,
@@ -196,12 +224,17 @@ pub const COLUMNS: &[Column<Place>] = &[
         right: true,
         from: 100,
         show: |place, _| {
-            (
-                cost(place).map_or_else(String::new, |cost| format!("{cost} i")),
-                Role::Quiet,
-            )
+            let text = match (place.measured(), cost(place)) {
+                (Some(cost), _) => format!("{} ns", count(cost.ns_a_run())),
+                (None, Some(cost)) => format!("{cost} i"),
+                (None, None) => String::new(),
+            };
+            (text, Role::Quiet)
         },
-        order: Some(|one, other| cost(other).cmp(&cost(one))),
+        order: Some(|one, other| {
+            let cost = |place: &Place| (place.measured().map(ProgramCost::ns_a_run), cost(place));
+            cost(other).cmp(&cost(one))
+        }),
     },
     Column {
         name: "bound",
@@ -264,7 +297,11 @@ pub fn draw(canvas: &mut Canvas<'_>) {
         count(head.missed)
     );
     if canvas.area.width >= 100 {
-        text.push_str("; ≈COST: instructions a hit, without the event, as measured by the bench probe-cost");
+        text.push_str(if head.probes.is_empty() {
+            "; ≈COST: instructions a hit, without the event, as measured by the bench probe-cost"
+        } else {
+            "; ≈COST: nanoseconds a run of its program, as this kernel measures them"
+        });
     }
     canvas.lines(&[Line::from(Span::styled(text, theme.style(Role::Quiet)))]);
     let rows = rows(shot);
@@ -309,6 +346,23 @@ pub fn one(canvas: &mut Canvas<'_>, at: usize) {
                 "events",
                 &format!("{}, {} of all", count(place.hits), percent(place.hits, place.all)),
             );
+            field(
+                "dropped",
+                &format!("{}, which found the buffer full", count(place.dropped)),
+            );
+            if let Some(cost) = place.measured() {
+                field(
+                    "measured",
+                    &format!(
+                        "{}: {} runs in {}, {} ns each, {} of a CPU; all places that it has together",
+                        cost.program,
+                        count(cost.runs),
+                        duration(place.costs.measured_ns),
+                        count(cost.ns_a_run()),
+                        header::ppm(place.costs.share_ppm(cost.ns))
+                    ),
+                );
+            }
             if let Some(cost) = cost(place) {
                 field(
                     "cost",
