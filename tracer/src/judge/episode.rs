@@ -81,13 +81,14 @@ pub(super) struct Slip {
 }
 
 impl Slip {
-    pub(super) fn of(truth: Truth, ours: Ours) -> Self {
+    /// `own`: so many words of the same interval lie between the two.
+    pub(super) fn of(truth: Truth, ours: Ours, own: u64) -> Self {
         let error = truth.ts_ns.abs_diff(ours.ts_ns);
         let (truths, our) = (truth.order, ours.order);
         let in_flight = if truth.is_end {
-            truths.all.abs_diff(our.all) <= 1
+            truths.all.abs_diff(our.all) <= 1 + own
         } else {
-            truths.but_mmap_release.abs_diff(our.but_mmap_release) <= 1
+            truths.but_mmap_release.abs_diff(our.but_mmap_release) <= 1 + own
         };
         let stated = ours.bound_ns.is_some_and(|bound| error <= bound);
         let disturbed = ours.ts_ns < truth.ts_ns && truth.undisturbed_ns < error && truth.is_end;
@@ -121,7 +122,17 @@ pub(super) struct Explains {
 impl Explains {
     /// By an interval that is over. `last`: the recording ended with it, so that a half may be missing.
     pub(super) fn by(interval: &Interval, last: bool) -> Self {
-        let slip = |truth: Option<Truth>, ours: Option<Ours>| Some(Slip::of(truth?, ours?));
+        // A temporary reader has one event of ours, at the put: lockdep has told of both ends by then.
+        let end_between = interval.temporary
+            && interval
+                .truth_end
+                .zip(interval.our_start)
+                .is_some_and(|(end, ours)| end.ts_ns < ours.ts_ns);
+        let own = u64::from(end_between);
+        let slip = |truth: Option<Truth>, ours: Option<Ours>| {
+            let truth = truth?;
+            Some(Slip::of(truth, ours?, if truth.is_end { 0 } else { own }))
+        };
         let start = slip(interval.truth_start, interval.our_start);
         let end = slip(interval.truth_end, interval.our_end);
         let torn = interval.before || (last && end.is_none());

@@ -378,7 +378,7 @@ impl Held {
         // We said it before lockdep did: the tracepoint comes before the lock is given back.
         if let Some(ended) = pair.ended {
             self.real_ends.insert(truth.code);
-            let slip = Slip::of(truth, ended);
+            let slip = Slip::of(truth, ended, 0);
             for number in behind {
                 let verdict = |episode: &Episode| slip.judge(episode).unwrap_or(Verdict::Different);
                 self.mmap.settle(number, false, verdict);
@@ -399,7 +399,7 @@ impl Held {
         match kind {
             Kind::MmapRelease => pair.ended = Some(ours),
             Kind::MmapAcquire | Kind::MmapDowngrade => {
-                let slip = pair.since.map(|since| Slip::of(since, ours));
+                let slip = pair.since.map(|since| Slip::of(since, ours, 0));
                 for number in core::mem::take(&mut pair.behind) {
                     let verdict = |episode: &Episode| {
                         slip.and_then(|slip| slip.judge(episode))

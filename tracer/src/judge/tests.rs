@@ -435,6 +435,27 @@ fn a_transition_is_one_only_while_the_task_does_nothing_else() {
     );
 }
 
+/// lockdep tells of both ends before the put at which we see a temporary reader. Both are words for what our one event
+/// tells, so the task has done nothing else in between.
+#[test]
+fn both_ends_of_a_temporary_reader_are_told_before_our_event() {
+    let mut events = vec![
+        event(10, 7, VMA, Read),
+        event(15, 8, OTHER, Temporary),
+        event(20, 7, VMA, Gone(5)),
+        event(300, 7, VMA, Temporary),
+    ];
+    let report = judge_in_parts(&events, Vec::new());
+    assert_eq!((report.vma_held.beyond, report.vma_held.different), (0, 0));
+    assert!(report.vma_held.in_transition >= 2, "{}", report.text());
+    // Had it done something else, that would not be so.
+    for (at, is) in [(100, Read), (102, Acquire), (110, Gone(100)), (113, Release)] {
+        events.insert(events.len() - 1, event(at, 7, OTHER, is));
+    }
+    let report = judge_in_parts(&events, Vec::new());
+    assert!(report.vma_held.beyond > 0, "{}", report.text());
+}
+
 #[test]
 fn what_others_do_is_no_word_of_the_task() {
     let mut events = vec![event(10, 7, VMA, Read)];
