@@ -1,9 +1,11 @@
 //! The one place that numbers, reserves, stamps and submits an event, and counts what found no room.
 //!
-//! Numbers are taken first and per CPU, so that an event that finds the ring full leaves a hole
-//! that user space sees. The time is taken *after* the space was reserved: whatever user space has
-//! not read yet was reserved, hence stamped, later than the moment when it found the ring empty. On
-//! that rests the exact merge of CPUs by time (see `order` on the other side).
+//! Numbers are per CPU, and an event that finds the ring full takes one, too: it leaves a hole that
+//! user space sees. Number and time are taken *after* the space was reserved. User space reads no
+//! further than to what is reserved and not filled in, so a task that is preempted there holds others
+//! up, but leaves no hole that is filled later. And whatever user space has not read yet was reserved,
+//! hence stamped, later than the moment when it found the ring empty. On that rests the exact merge
+//! of CPUs by time (see `order` on the other side).
 //!
 //! Those that return the time of their event return none if there was no room for it, or if nobody asked for its kind.
 
@@ -112,6 +114,7 @@ fn number(site: u32) -> Option<Number> {
 /// Counts an event that found no room.
 #[inline(always)]
 fn full(site: u32) {
+    number(site);
     if let Some(counters) = counters(this_cpu()) {
         // SAFETY: the map gave a valid pointer.
         if count(unsafe { &raw mut (*counters).dropped }) == 0 {
@@ -128,6 +131,7 @@ fn full(site: u32) {
 /// The same where nothing may be logged.
 #[inline(always)]
 fn full_quietly(site: u32) {
+    number(site);
     if let Some(counters) = counters(this_cpu()) {
         // SAFETY: the map gave a valid pointer.
         count(unsafe { &raw mut (*counters).dropped });
@@ -209,9 +213,12 @@ pub(crate) fn mmap(kind: Kind, site: u32, task: &Task, flags: u16, mm: u64, mm_l
     if !filter::is_asked(kind) {
         return None;
     }
-    let number = number(site)?;
     let Some(mut entry) = EVENTS.reserve::<MmapEvent>(0) else {
         full(site);
+        return None;
+    };
+    let Some(number) = number(site) else {
+        entry.discard(0);
         return None;
     };
     let event = entry.as_mut_ptr();
@@ -235,18 +242,8 @@ pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) -> Option
     if !filter::is_asked(kind) {
         return None;
     }
-    let number = number(site)?;
     if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
-        Some(fill(
-            entry,
-            kind,
-            site,
-            task,
-            None,
-            fields,
-            number,
-            wakeup(number.seq),
-        ))
+        fill(entry, kind, site, task, None, fields, true)
     } else {
         full(site);
         None
@@ -256,10 +253,9 @@ pub(crate) fn vma(kind: Kind, site: u32, task: &Task, fields: &Fields) -> Option
 /// The same from inside the scheduler, of whatever task: nobody is woken, nothing logged.
 #[inline(always)]
 pub(crate) fn quietly(kind: Kind, site: u32, task: &Task, comm: Option<[u64; 2]>, fields: &Fields) {
-    let Some(number) = number(site) else { return };
     match EVENTS.reserve::<VmaEvent>(0) {
         Some(entry) => {
-            fill(entry, kind, site, task, comm, fields, number, BPF_RB_NO_WAKEUP);
+            fill(entry, kind, site, task, comm, fields, false);
         }
         None => full_quietly(site),
     }
@@ -272,9 +268,12 @@ pub(crate) fn with_frames(ctx: &impl EbpfContext, kind: Kind, site: u32, task: &
     const BPF_F_USER_STACK: u64 = 1 << 8;
     const KERNEL: u32 = (KERNEL_FRAMES * 8) as u32;
     const USER: u32 = (USER_FRAMES * 8) as u32;
-    let Some(number) = number(site) else { return };
     let Some(mut entry) = EVENTS.reserve::<StackEvent>(0) else {
         full_quietly(site);
+        return;
+    };
+    let Some(number) = number(site) else {
+        entry.discard(0);
         return;
     };
     let event = entry.as_mut_ptr();
@@ -326,19 +325,9 @@ pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) ->
     if !filter::is_asked(kind) {
         return None;
     }
-    let number = number(site)?;
     for _ in 0..TRIES {
         if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
-            return Some(fill(
-                entry,
-                kind,
-                site,
-                task,
-                None,
-                fields,
-                number,
-                wakeup(number.seq),
-            ));
+            return fill(entry, kind, site, task, None, fields, true);
         }
         let free = EVENTS
             .query(BPF_RB_RING_SIZE)
@@ -351,11 +340,8 @@ pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) ->
     None
 }
 
+/// The common end of many. `wakes`: user space may be woken for it.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "it is the common end of many, and inlined into each"
-)]
 fn fill(
     mut entry: RingBufEntry<VmaEvent>,
     kind: Kind,
@@ -363,9 +349,12 @@ fn fill(
     task: &Task,
     comm: Option<[u64; 2]>,
     fields: &Fields,
-    number: Number,
-    wakeup: u64,
-) -> u64 {
+    wakes: bool,
+) -> Option<u64> {
+    let Some(number) = number(site) else {
+        entry.discard(0);
+        return None;
+    };
     let event = entry.as_mut_ptr();
     // SAFETY: the ring gave room for one event, and every byte of it is written here.
     let now = unsafe {
@@ -381,6 +370,10 @@ fn fill(
         (*event).body = fields.body;
         now
     };
-    entry.submit(wakeup);
-    now
+    entry.submit(if wakes {
+        wakeup(number.seq)
+    } else {
+        BPF_RB_NO_WAKEUP
+    });
+    Some(now)
 }

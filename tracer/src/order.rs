@@ -7,8 +7,8 @@
 //! # Gaps
 //!
 //! Each CPU numbers all that it produces, lost events included, so a number that never comes is a
-//! lost event. Numbers may come slightly permuted, since a probe can be interrupted between taking
-//! its number and reserving space. A hole is therefore judged only when the watermark has passed
+//! lost event. Numbers may come slightly permuted, since a probe can be interrupted between reserving
+//! space and taking its number. A hole is therefore judged only when the watermark has passed
 //! the first event after it *and* one more round went by; for that one round the events after the
 //! hole are held back. No clock is asked. Should a number come even later than that, it
 //! is handed on, and [`OrderStats::late`] takes it off the books again, so that
