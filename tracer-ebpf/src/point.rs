@@ -83,11 +83,8 @@ fn at(ctx: &impl EbpfContext) {
     // SAFETY: the helper takes the context of any program of these types.
     let index = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
     let Some(entry) = POINTS.get(index) else { return };
-    if LINGER_NS.load() != 0 && entry.role == Role::Linger as u8 {
-        if filter::passes(Kind::VmaReadTemporary).is_some() {
-            await_writer(address(ctx, entry));
-        }
-        return;
+    if LINGER_NS.load() != 0 {
+        linger(ctx, entry);
     }
     let Some(kind) = kind_of(entry.role) else { return };
     let site = FIRST_DYNAMIC + index;
@@ -110,11 +107,6 @@ fn at(ctx: &impl EbpfContext) {
         }
         _ => (kind, Reason::Unknown),
     };
-    if LINGER_NS.load() != 0 && believed && kind == Kind::VmaReadTemporary {
-        linger(vma);
-        fields = Fields::EMPTY;
-        read(vma, &mut fields);
-    }
     if !believed && reason != Reason::NoVma {
         // No VMA where one has to be: the site is not what it seemed, and nothing is said of any VMA.
         fields = Fields::EMPTY;
@@ -126,31 +118,33 @@ fn at(ctx: &impl EbpfContext) {
     mark::after_vma(ctx, kind, &task, vma, event, false);
 }
 
+/// Keeps a reader from raising the count until there is a writer, and a temporary one from giving it back until a writer shuts
+/// readers out. Before all else, and in one loop: the verifier follows it look by look, for each way that leads here.
 #[inline(always)]
-fn await_writer(vma: u64) {
-    let limit = u64::from(LINGER_NS.load());
-    // SAFETY: the helper has no precondition.
-    let start = unsafe { bpf_ktime_get_ns() };
+fn linger(ctx: &impl EbpfContext, entry: &SiteEntry) {
+    let wants_writer = entry.role == Role::Linger as u8;
+    let puts = entry.role == Role::ReadTemporary as u8
+        || entry.role == Role::ReadRelease as u8 && entry.reasons != 0;
+    if !wants_writer && !puts || filter::passes(Kind::VmaReadTemporary).is_none() {
+        return;
+    }
+    let vma = address(ctx, entry);
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
     let mm = fields.body.mm;
-    for _ in 0..LOOKS {
-        // SAFETY: as above.
-        if kread::is_write_locked::<Bare>(vma, mm) || unsafe { bpf_ktime_get_ns() } - start > limit {
-            break;
-        }
+    if puts && !kread::is_write_locked::<Bare>(vma, mm) {
+        return;
     }
-}
-
-#[inline(always)]
-fn linger(vma: u64) {
-    let limit = u64::from(LINGER_NS.load());
     // SAFETY: the helper has no precondition.
     let start = unsafe { bpf_ktime_get_ns() };
     for _ in 0..LOOKS {
-        let shut_out = kread::vm_refcnt::<Bare>(vma) & VM_REFCNT_EXCLUDE_READERS_FLAG != 0;
+        let is_over = if wants_writer {
+            kread::is_write_locked::<Bare>(vma, mm)
+        } else {
+            kread::vm_refcnt::<Bare>(vma) & VM_REFCNT_EXCLUDE_READERS_FLAG != 0
+        };
         // SAFETY: as above.
-        if shut_out || unsafe { bpf_ktime_get_ns() } - start > limit {
+        if is_over || unsafe { bpf_ktime_get_ns() } - start > u64::from(LINGER_NS.load()) {
             break;
         }
     }

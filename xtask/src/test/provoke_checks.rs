@@ -63,12 +63,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// What v2 of the patch was foretold to say falsely, by the names that `tracer provoke --json` gives it.
+const FALSE_VERDICTS: [&str; 3] = [
+    "v2_lockdep_false_positive_temporary_reader_of_detaching",
+    "v2_lockdep_false_positive_writer_saw_temporary_reader",
+    "v2_lockdep_false_positive_writer_would_see_temporary_reader",
+];
+/// Runs of 5 s until all of them were observed. On a machine that does much else, a run may pass in which no writer came in time.
+const LINGERING_AT_MOST: u32 = 16;
+
 /// An emulated processor may be late for the ring, so a run that lost something proves nothing and is made again.
 fn provoke(ctx: &Ctx) -> Result<Outcome> {
     let mut guest = ctx.guest();
     guest.smp = 4;
     guest.mem = guest.mem.max(1024);
-    guest.timeout = Duration::from_secs(420);
+    guest.timeout = Duration::from_secs(600);
     guest.sh(&format!(
         "for try in 1 2 3; do
            echo $try > /out/tries
@@ -79,9 +88,18 @@ fn provoke(ctx: &Ctx) -> Result<Outcome> {
          for more in {}; do
            tracer provoke $more --duration 2s --json > /out/$more.json 2> /out/err || exit 1
          done
-         tracer provoke move --linger 5ms --duration 5s --json > /out/linger.json 2> /out/err; echo $? > /out/linger.code",
-
-        MORE.join(" ")
+         for try in $(seq {LINGERING_AT_MOST}); do
+           tracer provoke move --linger 5ms --duration 5s --json > /out/linger.$try.json 2> /out/err || exit 1
+           echo $try > /out/lingering
+           met=yes
+           for claim in {}; do
+             grep -h -A1 $claim /out/linger.*.json | grep -q '\"count\": [1-9]' || met=no
+           done
+           test $met = yes -o {} = oracle && exit 0
+         done",
+        MORE.join(" "),
+        FALSE_VERDICTS.join(" "),
+        ctx.name,
     ))
 }
 
@@ -193,15 +211,35 @@ fn states_are_reached(e: &Evidence) -> Result<()> {
 /// nobody lingers there.
 fn false_verdicts_are_observed(e: &Evidence) -> Result<()> {
     e.succeeded()?;
-    expect("exit code", &e.out_text("linger.code")?.trim(), &"0")?;
-    let seen = &json(e, "linger.json")?["seen"];
-    ui::line(&format!("       {}: lingering: {}", e.ctx.name, seen["claims"]));
-    expect("violations", &number(seen, "/accounting/violations"), &0)?;
-    let claims = seen["claims"].as_array().context("no claims")?;
-    ensure!(claims.len() == 3, "{claims:?}");
-    if e.ctx.name != "oracle" {
-        let never = claims.iter().find(|claim| number(claim, "/count") == 0);
-        ensure!(never.is_none(), "never observed: {claims:?}");
+    let tries: u64 = e
+        .out_text("lingering")?
+        .trim()
+        .parse()
+        .context("number of tries")?;
+    let mut seen = [(0, 0); FALSE_VERDICTS.len()];
+    for attempt in 1..=tries {
+        let told = &json(e, &format!("linger.{attempt}.json"))?;
+        expect("violations", &number(told, "/seen/accounting/violations"), &0)?;
+        ensure!(
+            !told.to_string().contains("program was refused"),
+            "a program was refused: {}",
+            told["unseen"]
+        );
+        let claims = told["seen"]["claims"].as_array().context("no claims")?;
+        expect("claims", &claims.len(), &FALSE_VERDICTS.len())?;
+        for ((count, of), name) in seen.iter_mut().zip(FALSE_VERDICTS) {
+            let claim = claims.iter().find(|claim| claim["claim"] == name);
+            let claim = claim.with_context(|| format!("{name} is not among {claims:?}"))?;
+            *count += number(claim, "/count");
+            *of += number(claim, "/tries");
+        }
+    }
+    for (name, (count, of)) in FALSE_VERDICTS.iter().zip(seen) {
+        ui::line(&format!(
+            "       {}: {name}: {count} of {of}, in {tries} × 5 s",
+            e.ctx.name
+        ));
+        ensure!(count > 0 || e.ctx.name == "oracle", "{name} was never observed");
     }
     Ok(())
 }
