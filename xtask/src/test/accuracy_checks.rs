@@ -23,15 +23,15 @@ const JUDGED: &[Check] = &[
 /// Scenarios of accuracy.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "accuracy-without-lockdep",
-        on: On::These(&["oracle"]),
-        boot: |ctx| boot(ctx, &format!("--truth --without {}", PLANS[0].1)),
-        checks: JUDGED,
-    },
-    Scenario {
         name: "accuracy-as-stock",
         on: On::These(&["oracle"]),
         boot: |ctx| boot(ctx, &format!("--truth --without {}", PLANS[1].1)),
+        checks: JUDGED,
+    },
+    Scenario {
+        name: "accuracy-without-lockdep",
+        on: On::These(&["oracle"]),
+        boot: |ctx| boot(ctx, &format!("--truth --without {}", PLANS[0].1)),
         checks: JUDGED,
     },
     Scenario {

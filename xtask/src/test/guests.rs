@@ -199,18 +199,20 @@ fn jobs(only: &str) -> Vec<Job> {
     let all = FAMILIES.iter().map(|(name, _)| *name).chain([ORACLE]);
     let mut jobs = Vec::new();
     for kernel in all {
-        let scenarios = vm_checks::SCENARIOS.iter().chain(tracer_checks::SCENARIOS);
-        let scenarios = scenarios
+        // The longest first: what is long and comes last leaves a processor without work.
+        let scenarios = accuracy_checks::SCENARIOS
+            .iter()
+            .chain(provoke_checks::SCENARIOS)
+            .chain(screen_checks::SCENARIOS)
             .chain(cost_checks::SCENARIOS)
+            .chain(tracer_checks::SCENARIOS)
             .chain(watch_checks::SCENARIOS)
             .chain(sched_checks::SCENARIOS)
             .chain(contention_checks::SCENARIOS)
-            .chain(accuracy_checks::SCENARIOS)
             .chain(doctor_checks::SCENARIOS)
-            .chain(provoke_checks::SCENARIOS)
-            .chain(screen_checks::SCENARIOS)
             .chain(check_checks::SCENARIOS)
-            .chain(dist_checks::SCENARIOS);
+            .chain(dist_checks::SCENARIOS)
+            .chain(vm_checks::SCENARIOS);
         for scenario in scenarios {
             let runs = match scenario.on {
                 On::All => true,
