@@ -13,6 +13,8 @@ pub const JITTER_NS: u64 = 10_000;
 /// How long changes wait for one without which they make no chain, in nanoseconds: the CPU that made it may stand
 /// still before it could tell (of a virtual machine, for a good part of a second).
 pub const PATIENCE_NS: u64 = 1_000_000_000;
+/// Where all that has waited long makes no chain, its older half is tried, and half of that, and so on; so many attempts.
+const PARTS: u32 = 8;
 /// Steps of the search for each change before it is given up.
 const STEPS: usize = 256;
 
@@ -69,6 +71,8 @@ pub struct Linked<T> {
 pub struct Chain<T> {
     queues: BTreeMap<u32, VecDeque<(Link, T)>>,
     value: Option<u64>,
+    /// When each CPU made the last of its changes that was handed out.
+    handed_out: BTreeMap<u32, u64>,
 }
 
 impl<T> Default for Chain<T> {
@@ -83,6 +87,7 @@ impl<T> Chain<T> {
         Self {
             queues: BTreeMap::new(),
             value,
+            handed_out: BTreeMap::new(),
         }
     }
 
@@ -94,21 +99,40 @@ impl<T> Chain<T> {
     /// Hands out, in order, all changes up to a time before which no more will be pushed; also later ones
     /// if the order wants them before. Where they make no chain, they are kept for [`PATIENCE_NS`].
     pub fn advance(&mut self, ripe_ns: u64, out: &mut impl FnMut(Linked<T>)) {
-        if let Some(order) = self.search(ripe_ns) {
+        while let Some(oldest) = self.oldest() {
+            let newest = self.newest().min(ripe_ns);
+            if let Some(order) = self.search(newest) {
+                for cpu in order {
+                    self.take(cpu, out);
+                }
+                return;
+            }
+            if ripe_ns != u64::MAX && ripe_ns < oldest.saturating_add(PATIENCE_NS) {
+                return;
+            }
+            // One that is wanted is not there yet, or never will be. What is long before it need not wait for it.
+            let halves = (1..PARTS).map(|part| oldest + (newest.saturating_sub(oldest) >> part));
+            let Some(order) = halves.into_iter().find_map(|until| self.search(until)) else {
+                break;
+            };
             for cpu in order {
                 self.take(cpu, out);
             }
-            return;
-        }
-        let firsts = self.queues.values().filter_map(VecDeque::front);
-        let oldest = firsts.map(|(link, _)| link.ts_ns).min();
-        if ripe_ns != u64::MAX && oldest.is_some_and(|oldest| ripe_ns < oldest.saturating_add(PATIENCE_NS)) {
-            return;
         }
         // There is no such order: something was not seen. What fits goes first, else what came first.
         while let Some(cpu) = self.next(|link| link.ts_ns <= ripe_ns, true) {
             self.take(cpu, out);
         }
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        let firsts = self.queues.values().filter_map(VecDeque::front);
+        firsts.map(|(link, _)| link.ts_ns).min()
+    }
+
+    fn newest(&self) -> u64 {
+        let lasts = self.queues.values().filter_map(VecDeque::back);
+        lasts.map(|(link, _)| link.ts_ns).max().unwrap_or(0)
     }
 
     fn fits(value: Option<u64>, link: &Link) -> bool {
@@ -145,6 +169,7 @@ impl<T> Chain<T> {
         };
         link.old = link.old.or(self.value);
         self.value = Some(link.new);
+        self.handed_out.insert(cpu, link.ts_ns);
         out(Linked { link, place, with });
     }
 
@@ -185,6 +210,10 @@ impl<T> Chain<T> {
                 .map_or(0, |at| at + 1)
         };
         let before = predecessors(&queues);
+        let since: Vec<u64> = queues
+            .iter()
+            .map(|(cpu, _)| self.handed_out.get(cpu).copied().unwrap_or(0))
+            .collect();
         let goal: Vec<usize> = queues.iter().map(|(_, links)| ripe(links)).collect();
         let mut left: usize = goal.iter().sum();
         let mut budget = left.saturating_mul(STEPS) + STEPS;
@@ -197,7 +226,20 @@ impl<T> Chain<T> {
         let may = |queue: usize, at: &[usize], value: Option<u64>| {
             let link = queues[queue].1.get(at[queue])?;
             let turn = before[queue][at[queue]].is_none_or(|(other, index)| at[other] > index);
-            (turn && Self::fits(value, link)).then_some(link.ts_ns)
+            if !turn || !Self::fits(value, link) {
+                return None;
+            }
+            // Made after its CPU had taken the time of the change before, and so after all that others had told of by then.
+            let after = match at[queue] {
+                0 => since[queue],
+                more => queues[queue].1[more - 1].ts_ns,
+            };
+            let heads = queues
+                .iter()
+                .zip(at)
+                .filter_map(|((_, links), &next)| links.get(next));
+            let early = heads.into_iter().any(|head| head.ts_ns + JITTER_NS < after);
+            (!early).then_some(link.ts_ns)
         };
         while left > 0 {
             budget = budget.checked_sub(1)?;
@@ -444,5 +486,54 @@ mod tests {
         assert_eq!(out.len(), 2000);
         assert!(out.windows(2).all(|pair| pair[0].2 == pair[1].1), "no chain");
         assert!(out.iter().all(|change| change.3 != Place::Broken));
+    }
+
+    #[test]
+    fn processors_that_stand_still_before_they_look_at_the_clock_break_nothing() {
+        let mut seed = 1_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for still_ms in [1, 10, 100, 400, 900] {
+            // Four tasks, each on its CPU, take and give back; each change takes some microseconds, and in one of 64 the
+            // CPU stands still between the change and the look at the clock.
+            let (mut value, mut holds, mut next) = (1_u64, [false; 4], [0_u64; 4]);
+            let mut links = Vec::new();
+            for _ in 0..1500 {
+                let cpu = (0..4).min_by_key(|&cpu| next[cpu]).unwrap();
+                let old = value;
+                value = if holds[cpu] { value - 1 } else { value + 1 };
+                holds[cpu] = !holds[cpu];
+                let still = if random(64) == 0 {
+                    random(still_ms * 1_000_000)
+                } else {
+                    random(3_000)
+                };
+                let ts_ns = next[cpu] + still + 1;
+                next[cpu] = ts_ns + 1_000 + random(30_000);
+                links.push(Link {
+                    cpu: cpu as u32,
+                    tid: cpu as u32,
+                    ts_ns,
+                    old: Some(old),
+                    new: value,
+                });
+            }
+            links.sort_by_key(|link| link.ts_ns);
+            let mut chain = Chain::new(Some(1));
+            let mut places = Vec::new();
+            for some in links.chunks(50) {
+                for &link in some {
+                    chain.push(link, ());
+                }
+                chain.advance(some[some.len() - 1].ts_ns, &mut |linked| {
+                    places.push(linked.place)
+                });
+            }
+            chain.advance(u64::MAX, &mut |linked| places.push(linked.place));
+            let broken = places.iter().filter(|&&place| place == Place::Broken).count();
+            assert_eq!((broken, places.len()), (0, 1500), "up to {still_ms} ms");
+        }
     }
 }
