@@ -70,7 +70,7 @@ const FALSE_VERDICTS: [&str; 3] = [
     "v2_lockdep_false_positive_writer_would_see_temporary_reader",
 ];
 /// Runs of 5 s until all of them were observed. On a machine that does much else, a run may pass in which no writer came in time.
-const LINGERING_AT_MOST: u32 = 16;
+const LINGERING_AT_MOST: u32 = 10;
 
 /// An emulated processor may be late for the ring, so a run that lost something proves nothing and is made again.
 fn provoke(ctx: &Ctx) -> Result<Outcome> {
@@ -79,17 +79,33 @@ fn provoke(ctx: &Ctx) -> Result<Outcome> {
     guest.mem = guest.mem.max(1024);
     guest.timeout = Duration::from_secs(600);
     guest.sh(&format!(
-        "for try in 1 2 3; do
-           echo $try > /out/tries
-           tracer provoke all --duration 800ms --json > /out/provoke.json 2> /out/err; echo $? > /out/code
+        "say() {{ echo \"$(cut -d' ' -f1 /proc/uptime) s: $*\"; }}
+         # What hangs is told, and where.
+         provoke() {{
+           tracer provoke $* 2> /out/err & p=$!
+           for i in $(seq 150); do sleep 1; kill -0 $p 2> /dev/null || break; done
+           if kill -0 $p 2> /dev/null; then
+             say hangs: $* >&2
+             for task in /proc/[0-9]*/task/*; do
+               case $(cat $task/comm) in tracer*|provoke*)
+                 echo $task $(cat $task/comm) $(grep State $task/status) $(cat $task/schedstat) >&2; cat $task/stack >&2;;
+               esac
+             done
+             exit 1
+           fi
+           wait $p
+         }}
+         for try in 1 2 3; do
+           echo $try > /out/tries; say all
+           provoke all --duration 800ms --json > /out/provoke.json; echo $? > /out/code
            grep -q '\"lost\": 0' /out/provoke.json && break
            test $try = 3 && cat /out/err >&2 && exit 1
          done
          for more in {}; do
-           tracer provoke $more --duration 2s --json > /out/$more.json 2> /out/err || exit 1
+           say $more; provoke $more --duration 2s --json > /out/$more.json || exit 1
          done
          for try in $(seq {LINGERING_AT_MOST}); do
-           tracer provoke move --linger 5ms --duration 5s --json > /out/linger.$try.json 2> /out/err || exit 1
+           say lingering; provoke move --linger 5ms --duration 5s --json > /out/linger.$try.json || exit 1
            echo $try > /out/lingering
            met=yes
            for claim in {}; do
