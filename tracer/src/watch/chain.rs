@@ -528,7 +528,7 @@ mod tests {
                     chain.push(link, ());
                 }
                 chain.advance(some[some.len() - 1].ts_ns, &mut |linked| {
-                    places.push(linked.place)
+                    places.push(linked.place);
                 });
             }
             chain.advance(u64::MAX, &mut |linked| places.push(linked.place));
