@@ -34,7 +34,8 @@ impl Random {
 /// Runs a target on its corpus as it is, and on mutations of it.
 fn drive(name: &str, runs: usize, corpus: &[Vec<u8>], words: &[&str]) {
     let target = |input: &[u8]| targets::run(name, input);
-    corpus.iter().for_each(|input| target(input));
+    let seeds = seeds(name, corpus);
+    corpus.iter().chain(&seeds).for_each(|input| target(input));
     let runs = std::env::var("TRACER_FUZZ_RUNS").map_or(runs, |runs| runs.parse().unwrap());
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for run in 0..runs {
@@ -54,6 +55,28 @@ fn drive(name: &str, runs: usize, corpus: &[Vec<u8>], words: &[&str]) {
     let resident = resident_kib();
     assert!(resident < RESIDENT_KIB, "{name}: {resident} KiB");
     println!("{name}: {runs} runs, at most {resident} KiB");
+}
+
+/// What is committed for this target: where its search begins, and what was ever found. `TRACER_FUZZ_SEEDS` has the made
+/// corpus put there.
+fn seeds(name: &str, corpus: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/seeds")
+        .join(name);
+    if std::env::var_os("TRACER_FUZZ_SEEDS").is_some() {
+        fs::create_dir_all(&dir).unwrap();
+        // Of many small ones, some in one file.
+        for (number, inputs) in corpus.chunks(corpus.len().div_ceil(10)).enumerate() {
+            fs::write(dir.join(format!("made-{number}")), inputs.concat()).unwrap();
+        }
+    }
+    let mut files: Vec<_> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", dir.display());
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
 fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], words: &[&str], random: &mut Random) {

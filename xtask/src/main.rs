@@ -7,6 +7,7 @@ mod consumers;
 mod cpio;
 mod deps;
 mod dist;
+mod fuzz;
 mod kernels;
 mod oracle;
 mod peers;
@@ -59,6 +60,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Build what is handed to others: the program, a Debian package, an archive, and their sums, in target/dist
     Dist(dist::DistArgs),
+    /// Hand made-up input to every parser, guided by coverage, for as long as you like
+    Fuzz(fuzz::FuzzArgs),
     /// Check the rules about the source that no compiler holds
     Tidy,
     /// Virtual machines
@@ -99,6 +102,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Test(args) => return test::run(&args),
         Task::Bench(args) => return bench::run(&args),
         Task::Dist(args) => dist::run(&args)?,
+        Task::Fuzz(args) => return fuzz::run(&args),
         Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),
         Task::Kernel(KernelTask::Oracle) => oracle::command()?,
