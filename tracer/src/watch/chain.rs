@@ -111,8 +111,8 @@ impl<T> Chain<T> {
                 return;
             }
             // One that is wanted is not there yet, or never will be. What is long before it need not wait for it.
-            let halves = (1..PARTS).map(|part| oldest + (newest.saturating_sub(oldest) >> part));
-            let Some(order) = halves.into_iter().find_map(|until| self.search(until)) else {
+            let half = |part| oldest + (newest.saturating_sub(oldest) >> part);
+            let Some(order) = (1..PARTS).find_map(|part| self.search(half(part))) else {
                 break;
             };
             for cpu in order {
@@ -234,12 +234,13 @@ impl<T> Chain<T> {
                 0 => since[queue],
                 more => queues[queue].1[more - 1].ts_ns,
             };
-            let heads = queues
+            let mut heads = queues
                 .iter()
                 .zip(at)
                 .filter_map(|((_, links), &next)| links.get(next));
-            let early = heads.into_iter().any(|head| head.ts_ns + JITTER_NS < after);
-            (!early).then_some(link.ts_ns)
+            heads
+                .all(|head| head.ts_ns + JITTER_NS >= after)
+                .then_some(link.ts_ns)
         };
         while left > 0 {
             budget = budget.checked_sub(1)?;

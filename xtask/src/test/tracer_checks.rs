@@ -75,8 +75,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "leaving",
-        // Three attachments and their end; how a program leaves does not differ between neighbours.
-        on: On::These(&["6.12", "6.18", "7.3", "oracle"]),
+        on: TRACED,
         boot: leaving,
         checks: &[
             ("no-probe-left", no_probe_left),

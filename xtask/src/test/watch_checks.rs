@@ -46,7 +46,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "watch-beside-record",
-        on: On::These(&["6.16", "6.18", "7.0", "7.3", "oracle"]),
+        on: REFCOUNT,
         boot: |ctx| {
             let mut guest = ctx.guest();
             guest.smp = 4;
