@@ -225,7 +225,7 @@ impl<W: Write> Page<'_, W> {
             );
         }
         self.heading(&format!(
-            "{:<24}{:<5}{:<13}{:>11}{:>9}{:>9}{:>9}",
+            "{:<21}{:<5}{:<12} {:>11} {:>9} {:>9} {:>9}",
             "ASSERTION, lockdep", "", "asked by", "right", "false +", "false -", "unknown"
         ))?;
         let mut last = "";
@@ -247,7 +247,7 @@ impl<W: Write> Page<'_, W> {
             last = row.assertion;
             writeln!(
                 self.out,
-                "  {name:<22}{:<5}{:<13}{:>11}{:>9}{:>9}{:>9}",
+                "  {name:<19}{:<5}{:<12} {:>11} {:>9} {:>9} {:>9}",
                 row.lockdep,
                 row.viewpoint,
                 count(row.right),
