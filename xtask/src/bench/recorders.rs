@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+use self::said::Lost;
 use super::{Row, thousands};
 use crate::vm::{Guest, Tools};
 use crate::{build, kernels, peers, ui, ws};
@@ -31,7 +32,7 @@ const ROUNDS_COUNTED: usize = 2;
 const ROUNDS_CLOCK: usize = 3;
 
 /// Pairs of `mmap` and `munmap` in the two sizes of the storm, as files and scripts have them.
-const SIZES: [(&str, u64); 2] = [("few", 1000), ("many", 20_000)];
+const SIZES: [(&str, u64); 2] = [("few", 500), ("many", 10_000)];
 /// Events of a pair: start, acquired and released of both calls, and one more if `munmap` downgrades.
 const EVENTS_A_PAIR: u64 = 6;
 /// Events that one recorder may see and another not: they do not begin at the same instruction of the command's start.
@@ -52,7 +53,7 @@ struct Recorder {
     /// Says what was lost.
     lost: &'static str,
     /// Reads it.
-    read_lost: fn(&str) -> Result<u64>,
+    read_lost: fn(&str) -> Result<Lost>,
 }
 
 /// The first is ours. Each as its manual has it for one command and its children, with the buffers and the format that it
@@ -164,7 +165,7 @@ struct Taken {
     letters: f64,
     events: u64,
     /// What the recorder says that it lost, the most of all rounds.
-    lost: u64,
+    lost: Lost,
     /// The fewest events of all rounds.
     fewest: u64,
 }
@@ -208,7 +209,11 @@ impl Taken {
             least(|turn| turn.work),
             least(|turn| turn.text),
         );
-        let lost = turns.iter().map(|turn| turn.lost).max().unwrap_or(0);
+        let mut lost = Lost::new();
+        for (way, count) in turns.iter().flat_map(|turn| &turn.lost) {
+            let most = lost.entry(way).or_default();
+            *most = (*most).max(*count);
+        }
         let fewest = turns.iter().map(|turn| turn.events).min().unwrap_or(0);
         turns.sort_by(|a, b| a.bytes.total_cmp(&b.bytes));
         let middle = turns.get(turns.len() / 2).context("no turn was made")?;
@@ -220,6 +225,25 @@ impl Taken {
             fewest,
             ..middle.clone()
         })
+    }
+}
+
+impl Taken {
+    fn lost(&self) -> u64 {
+        self.lost.values().sum()
+    }
+
+    /// In words.
+    fn losses(&self) -> String {
+        let ways = self.lost.iter().filter(|(_, count)| **count > 0);
+        let ways: Vec<_> = ways
+            .map(|(way, count)| format!("{} {way}", thousands(*count)))
+            .collect();
+        if ways.is_empty() {
+            "none".to_owned()
+        } else {
+            ways.join(", ")
+        }
     }
 }
 
@@ -359,27 +383,35 @@ impl Booted {
         format!("{what} {ours:.digits$} ({})", self.ratios(FURTHER, measure))
     }
 
-    fn table(&self) -> Vec<String> {
+    /// What an event takes, with times where they mean something.
+    fn table(&self, times: bool) -> Vec<String> {
         let mut lines = Vec::new();
         for (kind, of) in [("a further event", FURTHER), ("an event of the whole", WHOLE)] {
-            lines.push(format!(
-                "    {kind:<24}{:>9}{:>16}{:>14}{:>14}{:>14}",
-                "bytes", "ns, recorder", "storm", "both", "text"
-            ));
+            let mut head = format!("    {kind:<24}{:>9}", "bytes");
+            if times {
+                head += &format!(
+                    "{:>16}{:>14}{:>14}{:>14}",
+                    "ns, recorder", "storm", "both", "text"
+                );
+            }
+            lines.push(head);
             for figures in &self.all {
                 let each = of(figures);
-                lines.push(format!(
-                    "      {:<22}{:>9.2}{:>16.0}{:>14.0}{:>14.0}{:>14.0}",
-                    figures.who.label,
-                    each.bytes,
-                    each.own,
-                    each.added,
-                    each.own + each.added,
-                    each.text
-                ));
+                let mut line = format!("      {:<22}{:>9.2}", figures.who.label, each.bytes);
+                if times {
+                    line += &format!(
+                        "{:>16.0}{:>14.0}{:>14.0}{:>14.0}",
+                        each.own,
+                        each.added,
+                        CPU(each),
+                        each.text
+                    );
+                }
+                lines.push(line);
             }
-            for (what, measure) in [("bytes", BYTES), ("both", CPU), ("text", TEXT)] {
-                lines.push(format!("      {what}: ours is {}", self.ratios(of, measure)));
+            let compared: &[(&str, Measure)] = &[("bytes", BYTES), ("both", CPU), ("text", TEXT)];
+            for (what, measure) in &compared[..if times { 3 } else { 1 }] {
+                lines.push(format!("      {what}: ours is {}", self.ratios(of, *measure)));
             }
         }
         lines
@@ -394,7 +426,7 @@ impl Booted {
                     "{} of {}, lost {}",
                     thousands(taken.fewest),
                     thousands(counted),
-                    thousands(taken.lost)
+                    taken.losses()
                 )
             });
             let verdict = if figures.saw_all(self.counted) {
@@ -415,10 +447,11 @@ impl Booted {
         let short = self.all.iter().filter(|figures| !figures.saw_all(self.counted));
         let short = short.map(|figures| {
             format!(
-                "; {how} {} recorded {} of {} events",
+                "; {how} {} recorded {} of {} events, lost {}",
                 figures.who.label,
                 thousands(figures.many.fewest),
-                thousands(self.counted[1])
+                thousands(self.counted[1]),
+                figures.many.losses()
             )
         });
         short.collect()
@@ -472,7 +505,7 @@ impl Figures {
         let sizes = [(&self.few, counted[0]), (&self.many, counted[1])];
         sizes
             .iter()
-            .all(|(taken, counted)| taken.lost == 0 && taken.fewest + AT_THE_START >= *counted)
+            .all(|(taken, counted)| taken.lost() == 0 && taken.fewest + AT_THE_START >= *counted)
     }
 }
 
@@ -507,10 +540,10 @@ pub(super) fn run() -> Result<Vec<Row>> {
     let clock = boot(false, ROUNDS_CLOCK)?;
     let mut notes = vec!["1 instruction = 1 ns, 1 CPU:".to_owned()];
     notes.extend(instructions.seen());
-    notes.extend(instructions.table());
+    notes.extend(instructions.table(true));
     notes.push("by the emulated clock, 2 CPUs:".to_owned());
     notes.extend(clock.seen());
-    notes.extend(clock.table());
+    notes.extend(clock.table(false));
     notes.push(format!("compared with {}", peers.versions.join(", ")));
     Ok(vec![Row {
         name: RECORDERS,
@@ -620,7 +653,7 @@ mod tests {
         );
         assert!(
             booted
-                .table()
+                .table(true)
                 .join("\n")
                 .contains("bytes: ours is 0.20 × perf record")
         );
@@ -633,9 +666,15 @@ mod tests {
         let less = booted([few(), taken(2200.0, 690.0, 1400.0, 2200.0, 600)]);
         assert_eq!(
             less.short("by the clock"),
-            "; by the clock perf record recorded 600 of 1,000 events"
+            "; by the clock perf record recorded 600 of 1,000 events, lost none"
         );
-        let lost = booted([few(), Taken { lost: 1, ..many() }]);
+        let lost = booted([
+            few(),
+            Taken {
+                lost: Lost::from([("dropped", 1)]),
+                ..many()
+            },
+        ]);
         assert!(!lost.short("by the clock").is_empty());
         assert!(lost.seen()[1].contains("NOT ALL"), "{:?}", lost.seen());
         assert!(!lost.seen()[0].contains("NOT ALL"));
@@ -651,11 +690,11 @@ mod tests {
     #[test]
     fn of_all_turns_the_least_time_and_the_worst_loss_count() {
         let turn = |all, bytes, lost| Taken {
-            lost,
+            lost: Lost::from([("overrun", lost)]),
             ..taken(all, 1.0, 1.0, bytes, 7)
         };
         let one = Taken::of(vec![turn(5.0, 30.0, 0), turn(4.0, 10.0, 2), turn(6.0, 20.0, 1)]).unwrap();
-        assert_eq!((one.all, one.bytes, one.lost), (4.0, 20.0, 2));
+        assert_eq!((one.all, one.bytes, one.lost()), (4.0, 20.0, 2));
         assert!(Taken::of(Vec::new()).is_err());
     }
 
@@ -667,12 +706,12 @@ mod tests {
             assert!(!script.contains(word), "{word} is left in\n{script}");
         }
         assert!(
-            script.contains("\nkernel few 1000\nkernel many 20000\n"),
+            script.contains("\nkernel few 500\nkernel many 10000\n"),
             "{script}"
         );
-        assert!(script.contains("  turn nobody many 20000 '' ''\n"), "{script}");
+        assert!(script.contains("  turn nobody many 10000 '' ''\n"), "{script}");
         assert!(
-            script.contains("  turn perf few 1000 'perf record -o /tmp/f -e mmap_lock:*' 'perf script "),
+            script.contains("  turn perf few 500 'perf record -o /tmp/f -e mmap_lock:*' 'perf script "),
             "{script}"
         );
     }

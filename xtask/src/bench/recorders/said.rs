@@ -1,21 +1,34 @@
 //! What the programs of the comparison say: what they lost, what the kernel counted, what they took.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+/// Events that were lost, by the way in which they were.
+pub(super) type Lost = BTreeMap<&'static str, u64>;
+
 /// What `tracer stats` says that was lost, in any way.
-pub(super) fn lost_by_tracer(said: &str) -> Result<u64> {
+pub(super) fn lost_by_tracer(said: &str) -> Result<Lost> {
     let stats: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
-    let ways = ["/events/dropped", "/events/missing", "/events/missed"].map(|at| {
+    let ways = [
+        ("dropped", "/events/dropped"),
+        ("missing", "/events/missing"),
+        ("missed", "/events/missed"),
+    ];
+    let count = |(way, at)| {
         let count = stats.pointer(at).and_then(Value::as_u64);
-        count.with_context(|| format!("`tracer stats` tells no {at}"))
-    });
-    ways.into_iter().sum()
+        Ok((
+            way,
+            count.with_context(|| format!("`tracer stats` tells no {at}"))?,
+        ))
+    };
+    ways.into_iter().map(count).collect()
 }
 
 /// What `perf report --stats` says: for each tracepoint how many samples found no room. Above them, where it sums up, the
 /// same word counts records that tell so, and not samples.
-pub(super) fn lost_by_perf(said: &str) -> Result<u64> {
+pub(super) fn lost_by_perf(said: &str) -> Result<Lost> {
     let mut lost = 0;
     let mut tracepoint = false;
     let mut tracepoints = 0;
@@ -33,23 +46,27 @@ pub(super) fn lost_by_perf(said: &str) -> Result<u64> {
         tracepoints > 0,
         "`perf report --stats` tells of no tracepoint:\n{said}"
     );
-    Ok(lost)
+    Ok(Lost::from([("LOST_SAMPLES", lost)]))
 }
 
 /// What `trace-cmd report --stat` says that the kernel had no room for, on all processors. `entries` are none of these:
 /// with a file that it wrote through, the kernel counts in them what has been read, too.
-pub(super) fn lost_by_trace_cmd(said: &str) -> Result<u64> {
-    let mut told = 0;
-    let mut lost = 0;
+pub(super) fn lost_by_trace_cmd(said: &str) -> Result<Lost> {
+    let mut lost = Lost::new();
     for line in said.lines() {
-        for what in ["overrun:", "commit overrun:", "dropped events:"] {
-            if let Some(count) = line.trim().strip_prefix(what) {
-                lost += first_number(count).with_context(|| format!("`trace-cmd report` said {line:?}"))?;
-                told += 1;
+        for what in ["overrun", "commit overrun", "dropped events"] {
+            if let Some(count) = line.trim().strip_prefix(what)
+                && let Some(count) = count.strip_prefix(':')
+            {
+                *lost.entry(what).or_default() +=
+                    first_number(count).with_context(|| format!("`trace-cmd report` said {line:?}"))?;
             }
         }
     }
-    ensure!(told > 0, "`trace-cmd report --stat` tells of no losses:\n{said}");
+    ensure!(
+        !lost.is_empty(),
+        "`trace-cmd report --stat` tells of no losses:\n{said}"
+    );
     Ok(lost)
 }
 
@@ -93,7 +110,10 @@ mod tests {
     #[test]
     fn losses_of_ours_are_of_three_ways() {
         let stats = json!({"events": {"dropped": 1, "missing": 2, "missed": 4}});
-        assert_eq!(lost_by_tracer(&stats.to_string()).unwrap(), 7);
+        assert_eq!(
+            lost_by_tracer(&stats.to_string()).unwrap(),
+            Lost::from([("dropped", 1), ("missing", 2), ("missed", 4)])
+        );
         assert!(lost_by_tracer("{}").is_err());
     }
 
@@ -103,7 +123,10 @@ mod tests {
                     LOST_SAMPLES events:          6  ( 0.0%)\nmmap_lock:mmap_lock_acquire_returned stats:\n              \
                     SAMPLE events:      10257\n        LOST_SAMPLES events:      49828\nmmap_lock:mmap_lock_released stats:\n        \
                     LOST_SAMPLES events:      33232\ncycles stats:\n        LOST_SAMPLES events:      5\n";
-        assert_eq!(lost_by_perf(said).unwrap(), 83_060);
+        assert_eq!(
+            lost_by_perf(said).unwrap(),
+            Lost::from([("LOST_SAMPLES", 83_060)])
+        );
         assert!(lost_by_perf("Aggregated stats:\n").is_err());
     }
 
@@ -111,7 +134,10 @@ mod tests {
     fn losses_of_trace_cmd_are_those_of_all_processors() {
         let said = "cpus=2\n\nCPU: 0\nentries: 10092\noverrun: 3\ncommit overrun: 0\nbytes: 364380\ndropped events: 4\n\
                     read events: 4181\n\nCPU: 1\nentries: 0\noverrun: 10\ncommit overrun: 1\ndropped events: 0\n";
-        assert_eq!(lost_by_trace_cmd(said).unwrap(), 18);
+        assert_eq!(
+            lost_by_trace_cmd(said).unwrap(),
+            Lost::from([("overrun", 13), ("commit overrun", 1), ("dropped events", 4)])
+        );
         assert!(lost_by_trace_cmd("cpus=2\n").is_err());
     }
 
