@@ -8,6 +8,7 @@ mod guest;
 mod native;
 mod probe_cost;
 mod provoke;
+mod recorders;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,10 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[probe_cost::PROBE_COST],
         run: probe_cost::run,
+    },
+    Group {
+        rows: &[recorders::RECORDERS],
+        run: recorders::run,
     },
     Group {
         rows: &[accuracy::ACCURACY],

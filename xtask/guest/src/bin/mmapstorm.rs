@@ -32,6 +32,9 @@ struct Cli {
     /// How long
     #[arg(long, default_value_t = 5000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     millis: u64,
+    /// So many pairs of each thread, however long they take, instead of a time
+    #[arg(long, value_name = "N", conflicts_with_all = ["millis", "pace", "processes"])]
+    pairs: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let start = Instant::now();
+    if let Some(pairs) = cli.pairs {
+        return counted(cli.threads, pairs, start);
+    }
     let share = cli.pace as f64 / f64::from(cli.threads);
     let all: Vec<Vec<u64>> = if cli.processes && cli.threads > 1 {
         processes(cli)?
@@ -68,6 +74,24 @@ fn run(cli: &Cli) -> Result<()> {
     println!(
         "{}",
         json!({"pairs": by_second.iter().sum::<u64>(), "seconds": seconds, "by_second": by_second})
+    );
+    Ok(())
+}
+
+/// A fixed number of pairs, so that several runs make the same events.
+fn counted(threads: u32, pairs: u64, start: Instant) -> Result<()> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| (0..pairs).try_for_each(|_| pair())))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|t| t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{}",
+        json!({"pairs": pairs * u64::from(threads), "seconds": seconds})
     );
     Ok(())
 }
