@@ -4,13 +4,20 @@
 
 use aya_ebpf::{
     Global,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_current_ancestor_cgroup_id,
+    },
     macros::map,
     maps::{Array, HashMap},
 };
 use tracer_common::wire::{COMM_LEN, Kind};
 
-use crate::{emit::BPF_F_MMAPABLE, mark, twice};
+use crate::{
+    emit::BPF_F_MMAPABLE,
+    inflight,
+    kread::{self, Memory},
+    mark, twice,
+};
 
 /// Kinds to record, one bit by number.
 #[unsafe(no_mangle)]
@@ -30,6 +37,20 @@ static FILTER_COMM: Global<u8> = Global::new(0);
 /// The name for [`FILTER_COMM`], padded with zeroes.
 #[unsafe(no_mangle)]
 static COMM: Global<[u8; COMM_LEN]> = Global::new([0; COMM_LEN]);
+
+/// Only tasks in the cgroup with this number or below it; 0: all.
+#[unsafe(no_mangle)]
+static FILTER_CGROUP: Global<u64> = Global::new(0);
+/// How far that may be below the root, at least and at most: the same, where the root is in sight.
+#[unsafe(no_mangle)]
+static CGROUP_FROM: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CGROUP_TO: Global<u32> = Global::new(0);
+/// Only VMAs that reach into this range of addresses; the end is not in it. 0 as the end: all.
+#[unsafe(no_mangle)]
+static ADDR_START: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static ADDR_END: Global<u64> = Global::new(0);
 
 /// 1 while events are wanted. Probes are attached and detached one after the other; with this they all
 /// begin and end at one instant, so that nothing is seen to begin whose end goes by unseen.
@@ -89,7 +110,78 @@ pub(crate) fn passes(kind: Kind) -> Option<Task> {
             return None;
         }
     }
+    if FILTER_CGROUP.load() != 0 && !is_in_cgroup() {
+        return None;
+    }
     Some(Task { pid, tid })
+}
+
+/// Whether the current task is in the cgroup, or below it: one of the cgroups above it is that one.
+#[inline(always)]
+fn is_in_cgroup() -> bool {
+    for level in CGROUP_FROM.load()..=CGROUP_TO.load() {
+        // SAFETY: the helper has no precondition. It walks up from the current task's cgroup under RCU.
+        let above = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if above == FILTER_CGROUP.load() {
+            return true;
+        }
+        if above == 0 {
+            // The task's own was the one before.
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether only a range of addresses is wanted.
+#[inline(always)]
+pub(crate) fn is_by_address() -> bool {
+    ADDR_END.load() != 0
+}
+
+/// Whether a VMA of that range is wanted.
+#[inline(always)]
+pub(crate) fn has_range(start: u64, end: u64) -> bool {
+    !is_by_address() || start < ADDR_END.load() && end > ADDR_START.load()
+}
+
+/// Whether an address is wanted.
+#[inline(always)]
+pub(crate) fn has_address(address: u64) -> bool {
+    !is_by_address() || address >= ADDR_START.load() && address < ADDR_END.load()
+}
+
+/// Whether a VMA is wanted. What cannot be read is: that is told, not left out. A VMA's range does not change while
+/// somebody reads it, so its acquire and its release meet the same answer.
+#[inline(always)]
+pub(crate) fn has_vma<M: Memory>(vma: u64) -> bool {
+    if !is_by_address() {
+        return true;
+    }
+    kread::range::<M>(vma).is_none_or(|(start, end)| has_range(start, end))
+}
+
+/// The same where a fault begins, for [`has_fault_end`].
+#[inline(always)]
+pub(crate) fn has_fault_begin<M: Memory>(task: &Task, vma: u64) -> bool {
+    let wanted = has_vma::<M>(vma);
+    if wanted && is_by_address() {
+        inflight::fault_begins(task.tid, vma);
+    }
+    wanted
+}
+
+/// The same where a fault has ended. Its VMA may be gone then: what counts is how it began.
+#[inline(always)]
+pub(crate) fn has_fault_end<M: Memory>(task: &Task, vma: u64, dropped: bool) -> bool {
+    if !is_by_address() {
+        return true;
+    }
+    if dropped {
+        inflight::fault_began(task.tid, vma)
+    } else {
+        has_vma::<M>(vma)
+    }
 }
 
 /// [`passes`], and this program is the one to do the work; see [`crate::twice`].

@@ -16,11 +16,35 @@ struct Slot {
 
 #[map]
 static INFLIGHT: Array<Slot> = Array::with_max_entries(SLOTS, 0);
+/// The VMAs of faults that passed the filter by address.
+#[map]
+static FAULTS: Array<Slot> = Array::with_max_entries(SLOTS, 0);
 
 /// Remembers `value` for the thread.
 #[inline(always)]
 pub(crate) fn begin(tid: u32, value: u64) {
-    if let Some(slot) = INFLIGHT.get_ptr_mut(tid & (SLOTS - 1)) {
+    remember(&INFLIGHT, tid, value);
+}
+
+/// Remembers the VMA of a thread's fault.
+#[inline(always)]
+pub(crate) fn fault_begins(tid: u32, vma: u64) {
+    remember(&FAULTS, tid, vma);
+}
+
+/// Whether that VMA was remembered. A fault inside another one takes the note of the outer one away.
+#[inline(always)]
+pub(crate) fn fault_began(tid: u32, vma: u64) -> bool {
+    let Some(slot) = FAULTS.get_ptr_mut(tid & (SLOTS - 1)) else {
+        return false;
+    };
+    // SAFETY: the map gave a valid pointer.
+    unsafe { (*slot).tid == u64::from(tid) && (*slot).value == vma }
+}
+
+#[inline(always)]
+fn remember(notes: &Array<Slot>, tid: u32, value: u64) {
+    if let Some(slot) = notes.get_ptr_mut(tid & (SLOTS - 1)) {
         // SAFETY: the map gave a valid pointer; torn values are told by the thread number.
         unsafe {
             (*slot).value = value;

@@ -108,6 +108,14 @@ fn field<M: Memory, T: Copy + Default>(base: u64, offset: u32, bit: u16, flags: 
     }
 }
 
+/// `vma->vm_start` and `vma->vm_end`, if they can be read.
+#[inline(always)]
+pub(crate) fn range<M: Memory>(vma: u64) -> Option<(u64, u64)> {
+    let start = M::read::<u64>(vma, OFF_VM_START.load()).ok()?;
+    let end = M::read::<u64>(vma, OFF_VM_END.load()).ok()?;
+    Some((start, end))
+}
+
 /// `mm->mm_lock_seq`.
 #[inline(always)]
 pub(crate) fn mm_lock_seq<M: Memory>(mm: u64, flags: &mut u16) -> u32 {

@@ -96,6 +96,7 @@ fn report(ctx: &TracePointContext, kind: Kind, lock: &Lock, arg: u32) {
     };
     let mut fields = Fields::EMPTY;
     match *lock {
+        Lock::Vma(vma) if !filter::has_vma::<Bare>(vma) => return,
         Lock::Vma(vma) => {
             mark::before_vma(kind, &task, vma, true);
             kread::vma::<Bare>(vma, &mut fields);

@@ -107,7 +107,16 @@ fn at(ctx: &impl EbpfContext) {
         }
         _ => (kind, Reason::Unknown),
     };
-    if !believed && reason != Reason::NoVma {
+    if believed {
+        if !filter::has_range(fields.body.vm_start, fields.body.vm_end) {
+            return;
+        }
+    } else if reason == Reason::NoVma {
+        // No VMA, and no address either.
+        if filter::is_by_address() {
+            return;
+        }
+    } else {
         // No VMA where one has to be: the site is not what it seemed, and nothing is said of any VMA.
         fields = Fields::EMPTY;
         fields.flags = flag::READ_FAULT;

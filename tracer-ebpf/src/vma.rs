@@ -40,6 +40,9 @@ fn report<const AGAIN: bool>(ctx: &impl EbpfContext, kind: Kind, site: u32, vma:
     let Some(task) = filter::wanted::<AGAIN>(kind, site) else {
         return;
     };
+    if !filter::has_vma::<Typed>(vma) {
+        return;
+    }
     mark::before_vma(kind, &task, vma, false);
     let mut fields = Fields::EMPTY;
     kread::vma::<Typed>(vma, &mut fields);
@@ -55,6 +58,9 @@ fn report_fail<const AGAIN: bool>(site: u32, mm: u64, address: u64, errno: u32) 
     let Some(task) = filter::wanted::<AGAIN>(Kind::VmaReadFail, site) else {
         return;
     };
+    if !filter::has_address(address) {
+        return;
+    }
     let mut fields = Fields::EMPTY;
     fields.flags = flag::MM | flag::ADDR;
     fields.body.mm = mm;
@@ -121,11 +127,14 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
         return 0;
     };
     let wanted = inflight::end(task.tid);
+    let target = if failed { wanted } else { Some(vma) };
+    if !target.is_none_or(filter::has_vma::<Bare>) {
+        return 0;
+    }
     if !failed {
         mark::before_vma(kind, &task, vma, false);
     }
     let mut fields = Fields::EMPTY;
-    let target = if failed { wanted } else { Some(vma) };
     if let Some(target) = target {
         kread::vma::<Bare>(target, &mut fields);
     }
@@ -142,6 +151,9 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
     let Some(task) = filter::wanted::<false>(Kind::VmaReadRelease, site::FIRST_DYNAMIC) else {
         return 0;
     };
+    if !filter::has_vma::<Bare>(vma) {
+        return 0;
+    }
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
     let event = emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
@@ -158,6 +170,9 @@ fn on_fault_begin<const AGAIN: bool>(ctx: &FEntryContext) -> i32 {
     let Some(task) = filter::wanted::<AGAIN>(Kind::FaultBegin, site::FAULT_BEGIN) else {
         return 0;
     };
+    if !filter::has_fault_begin::<Typed>(&task, vma) {
+        return 0;
+    }
     mark::fault_begin(&task, vma, flags as u16);
     let mut fields = Fields::EMPTY;
     kread::vma::<Typed>(vma, &mut fields);
@@ -179,6 +194,9 @@ fn on_fault_end<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     let Some(task) = filter::wanted::<AGAIN>(Kind::FaultEnd, site::FAULT_END) else {
         return 0;
     };
+    if !filter::has_fault_end::<Typed>(&task, vma, dropped) {
+        return 0;
+    }
     let mut fields = Fields::EMPTY;
     if dropped {
         fields.flags = flag::VMA;

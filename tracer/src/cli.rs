@@ -13,6 +13,7 @@ use crate::judge::JudgeArgs;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::provoke::ProvokeArgs;
+use crate::range::Range;
 use crate::serve::ServeArgs;
 use crate::sim::SimArgs;
 use crate::sink::stats::Section;
@@ -32,6 +33,7 @@ use crate::watch::WatchArgs;
     after_help = "Examples:\n  \
         sudo tracer                              the live table of tasks, holds and waits\n  \
         sudo tracer -p 1234                      the same, of one process\n  \
+        sudo tracer --cgroup system.slice        the same, of a group of processes\n  \
         sudo tracer record -o a.rec -- make -j8  record a command and its children\n  \
         tracer stats a.rec                       tables of what was recorded\n  \
         sudo tracer doctor                       what this kernel lets us see\n\n\
@@ -153,6 +155,21 @@ pub struct LiveArgs {
     /// Only threads with this command name (at most 15 bytes, as the kernel keeps it).
     #[arg(long, value_name = "NAME")]
     pub comm: Option<String>,
+    /// Only tasks in this cgroup (v2) or below it: its folder, or its path as /proc/PID/cgroup has it.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// Only VMAs that reach into these addresses, such as 0x7f0000000000-0x7f0000010000 or 0x7f0000000000+64K, and failed
+    /// look-ups of addresses in there. Events of the mmap_lock have no address and stay; --only leaves them out.
+    #[arg(long, value_name = "LO-HI")]
+    pub addr: Option<Range>,
+    /// Only holds of at least this time, such as 500us or 10ms, with what their tasks do meanwhile. Waits are left out, unless
+    /// --min-wait asks for them, too. Applied when events have arrived: it makes recordings smaller, not probes cheaper.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub min_hold: Option<Duration>,
+    /// Only waits of at least this time, with the holds that they led to. Who was in the way --min-hold shows. Applied when
+    /// events have arrived.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub min_wait: Option<Duration>,
     /// Only these kinds of events, separated by commas (see docs/wire-format.md).
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
     pub only: Vec<Kind>,
@@ -200,6 +217,10 @@ impl LiveArgs {
             pids,
             tids,
             comm,
+            cgroup,
+            addr,
+            min_hold,
+            min_wait,
             only,
             duration,
             buffer,
@@ -214,6 +235,10 @@ impl LiveArgs {
         } = self;
         !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty() && without.is_empty())
             || comm.is_some()
+            || cgroup.is_some()
+            || addr.is_some()
+            || min_hold.is_some()
+            || min_wait.is_some()
             || duration.is_some()
             || *include_self
             || kernel_text.is_some()

@@ -156,7 +156,18 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         words::count(summary.gaps),
         words::count(bytes.div_ceil(1024)),
     );
-    let Losses { marks, stacks, .. } = outcome.losses;
+    let Losses {
+        marks,
+        stacks,
+        crowded,
+        ..
+    } = outcome.losses;
+    if crowded > 0 {
+        eprintln!(
+            "tracer: {} events were kept before it was known whether they belong to a long hold or wait: too many waited for that",
+            words::count(crowded)
+        );
+    }
     if marks + stacks > 0 {
         eprintln!(
             "tracer: {} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
@@ -396,6 +407,8 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         follow: true,
         tids: Vec::new(),
         comm: None,
+        cgroup: None,
+        addr: None,
         kinds: 0,
         user_symbols: false,
         linger_ns: 0,

@@ -18,6 +18,7 @@ pub use args::{CutArgs, InfoArgs, MergeArgs, VerifyArgs};
 pub use cut::run as cut;
 pub use info::run as info;
 pub use merge::run as merge;
+pub(crate) use numbers::Numbers;
 pub use verify::{Report, run as verify, verify as verify_reader};
 
 /// Refuses to write over what is still to be read.

@@ -197,6 +197,18 @@ pub struct SiteInfo {
     pub attached: bool,
 }
 
+impl SourceInfo {
+    /// Whether no filter takes apart what one task does with one lock: else what looks wrong was only left out.
+    pub fn has_all_kinds(&self) -> bool {
+        let takes_apart = |filter: &String| {
+            ["only ", "addr ", "min-hold ", "min-wait "]
+                .iter()
+                .any(|name| filter.trim_start_matches("--").starts_with(name))
+        };
+        !self.filters.iter().any(takes_apart)
+    }
+}
+
 impl SiteInfo {
     /// The provenance as a value; what is not understood is unknown.
     pub fn provenance(&self) -> Provenance {
@@ -235,12 +247,20 @@ pub struct Losses {
     pub marks: u64,
     /// Stacks of the kernel or a program that the kernel did not give.
     pub stacks: u64,
+    /// Events that were kept since too many waited to be known for long or short ones, with `--min-hold` or `--min-wait`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub crowded: u64,
     /// Events that found the ring buffer full, by the site that they come from, as far as any did.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_at: BTreeMap<u32, u64>,
     /// What the probes cost meanwhile, where that was measured.
     #[serde(skip_serializing_if = "ProbeCosts::is_empty")]
     pub costs: ProbeCosts,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What the probes cost, as the kernel measured it for a part of the time. On the measured kernel itself a run is some

@@ -2,6 +2,7 @@
 //!
 //! Events flow one way: `source` → `order` → `state` → `sink`. `docs/architecture.md` is the map.
 
+pub mod cgroup;
 pub mod check;
 pub mod child;
 pub mod cli;
@@ -23,6 +24,7 @@ pub mod order;
 pub mod pipeline;
 pub mod probe;
 pub mod provoke;
+pub mod range;
 pub mod recording;
 mod say;
 pub mod serve;

@@ -2,22 +2,25 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::cgroup::Cgroup;
 use crate::child::{Child, Output};
 use crate::cli::LiveArgs;
 use crate::kernel::{Depth, FUNCTIONS, Facts, Paths};
 use crate::pipeline::{Ended, Stop};
 use crate::probe::{Found, Wishes, attach};
-use crate::source::Source as _;
+use crate::source::Source;
 use crate::source::live::Live;
+use crate::source::sieve::{Least, Sieved};
 use crate::text::{SitesArgs, discover};
 
 /// A source that runs, and when it is to stop.
 pub struct Started {
     /// The source.
-    pub live: Live,
+    pub live: Sieved<Live>,
     /// When to stop.
     pub stop: Stop,
 }
@@ -34,11 +37,23 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         check_thread(Path::new("/proc"), tid)?;
     }
     let comm = args.comm.as_deref().map(comm).transpose()?;
+    let cgroup = args.cgroup.as_deref().map(Cgroup::find).transpose()?;
+    let filters = filters(args, cgroup.as_ref());
     let Known { facts, found, loader } = gather(Depth::Attach, args.kernel_text.as_deref())?;
-    let kinds = if args.only.is_empty() {
+    let least = Least {
+        hold_ns: args.min_hold.map(nanoseconds),
+        wait_ns: args.min_wait.map(nanoseconds),
+    };
+    let asked = if args.only.is_empty() {
         u64::MAX
     } else {
         args.only.iter().fold(0, |mask, &kind| mask | 1 << kind as u8)
+    };
+    // What tells how long something lasts has to come here, wanted or not.
+    let kinds = if least == Least::default() {
+        asked
+    } else {
+        asked | Least::kinds()
     };
     let wishes = Wishes {
         without: args.without.clone(),
@@ -59,13 +74,15 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         follow: !args.cmd.is_empty(),
         tids: args.tids.clone(),
         comm,
+        cgroup,
+        addr: args.addr,
         kinds,
         user_symbols: args.user_symbols,
         linger_ns: u32::try_from(args.linger.as_nanos()).unwrap_or(u32::MAX),
         log,
     };
 
-    let mut live = Live::start(&facts, &found, &wishes, loader, &options, filters(args))?;
+    let mut live = Live::start(&facts, &found, &wishes, loader, &options, filters)?;
     let mut stop = Stop::new(args.duration)?;
     if !args.cmd.is_empty() {
         // The command waits for us anyway, so it meets everything in place.
@@ -81,7 +98,14 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
             Ok(ended.map(|_| Ended::Command))
         });
     }
-    Ok(Started { live, stop })
+    Ok(Started {
+        live: Sieved::new(live, least, asked),
+        stop,
+    })
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What is known of this kernel, and aya's side of it.
@@ -125,11 +149,16 @@ pub fn gather(depth: Depth, kernel_text: Option<&Path>) -> anyhow::Result<Known>
 }
 
 /// The filters in words, for whoever reads the recording later.
-fn filters(args: &LiveArgs) -> Vec<String> {
+fn filters(args: &LiveArgs, cgroup: Option<&Cgroup>) -> Vec<String> {
     let mut filters = Vec::new();
     filters.extend(args.pids.iter().map(|pid| format!("pid {pid}")));
     filters.extend(args.tids.iter().map(|tid| format!("tid {tid}")));
     filters.extend(args.comm.iter().map(|comm| format!("comm {comm}")));
+    filters.extend(cgroup.map(|cgroup| format!("cgroup {}", cgroup.path)));
+    filters.extend(args.addr.map(|addr| format!("addr {addr}")));
+    for (name, time) in [("min-hold", args.min_hold), ("min-wait", args.min_wait)] {
+        filters.extend(time.map(|time| format!("{name} {time:?}")));
+    }
     if !args.only.is_empty() {
         let kinds: Vec<_> = args.only.iter().map(|kind| kind.name()).collect();
         filters.push(format!("only {}", kinds.join(",")));
@@ -177,7 +206,7 @@ fn check_thread(proc: &Path, tid: u32) -> anyhow::Result<()> {
 }
 
 /// Tells on standard error what this kernel does not show, in a line; silence would be a lie.
-pub fn tell_unseen(live: &Live) {
+pub fn tell_unseen(live: &impl Source) {
     let info = live.info();
     if info.unseen.is_empty() {
         return;

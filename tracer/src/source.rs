@@ -4,6 +4,7 @@ mod frames;
 pub mod live;
 pub mod replay;
 mod ring;
+pub mod sieve;
 mod user_names;
 
 use std::sync::LazyLock;

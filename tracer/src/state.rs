@@ -76,7 +76,7 @@ pub use run::{Run, RunState};
 use sites::Sites;
 use table::Table;
 pub use task::{Frame, Hold, Lock, Start, Task, Wait};
-pub(crate) use view::VmaEntry;
+pub(crate) use view::{Busy, VmaEntry};
 pub use view::{Held, MmView, Standing, TaskView, VmaView};
 pub use waiting::{Blocker, Blocks, Waiting};
 
@@ -189,7 +189,7 @@ impl Engine {
             now_ns: info.start_monotonic_ns,
             sites: Sites::new(info),
             self_pid: info.self_pid,
-            whole: !info.filters.iter().any(|filter| filter.contains("--only")),
+            whole: info.has_all_kinds(),
             before: Vec::new(),
             after: Vec::new(),
             rewritten: None,

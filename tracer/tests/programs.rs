@@ -34,6 +34,11 @@ const ALLOWED: &[(i32, &str, &str)] = &[
         "does not fault: a bad address is an error",
     ),
     (
+        123,
+        "bpf_get_current_ancestor_cgroup_id",
+        "walks up from the current task's cgroup under RCU, without a lock",
+    ),
+    (
         131,
         "bpf_ringbuf_reserve",
         "our own ring; gives up instead of waiting in an NMI",
@@ -114,6 +119,7 @@ fn events_go_out_through_one_ring_and_nothing_else() {
         "COUNTERS",
         "ENABLED",
         "EVENTS",
+        "FAULTS",
         "INFLIGHT",
         "NOTES",
         "PIDS",

@@ -6,14 +6,14 @@ use crate::info::{CpuLosses, Losses};
 
 /// What was numbered on each CPU.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     cpus: Vec<CpuLosses>,
 }
 
 impl Numbers {
     /// Gives an event its number; a gap covers as many as it tells of.
     #[inline]
-    pub(super) fn number(&mut self, event: &mut Event) {
+    pub(crate) fn number(&mut self, event: &mut Event) {
         let at = usize::from(event.header.cpu);
         if at >= self.cpus.len() {
             self.cpus.resize(at + 1, CpuLosses::default());
@@ -31,7 +31,7 @@ impl Numbers {
     }
 
     /// The losses of what was numbered. What else is missing is known of `whole` recordings only, not of which events.
-    pub(super) fn losses(&self, whole: &Losses) -> Losses {
+    pub(crate) fn losses(&self, whole: &Losses) -> Losses {
         Losses {
             cpus: self.cpus.clone(),
             ..whole.clone()

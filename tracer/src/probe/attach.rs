@@ -18,8 +18,10 @@ use super::{Attach, Mechanism, Plan, Planned};
 use tracer_common::site::{FIRST_DYNAMIC, SiteEntry};
 use tracer_common::wire::MAX_SITES;
 
+use crate::cgroup::Cgroup;
 use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
+use crate::range::Range;
 
 /// The object with all programs, built by `cargo xtask build-ebpf`.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACER_EBPF_OBJECT"));
@@ -39,6 +41,10 @@ pub struct Options {
     pub tids: Vec<u32>,
     /// Only threads of this name.
     pub comm: Option<[u8; 16]>,
+    /// Only tasks in this cgroup or below it.
+    pub cgroup: Option<Cgroup>,
+    /// Only VMAs that reach into this range of addresses.
+    pub addr: Option<Range>,
     /// Kinds to record, one bit by number.
     pub kinds: u64,
     /// Name the frames of programs, which takes locks of theirs.
@@ -311,6 +317,10 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     let filter_tids = on(!options.tids.is_empty());
     let filter_comm = on(options.comm.is_some());
     let comm = options.comm.unwrap_or_default();
+    let cgroup = options.cgroup.as_ref();
+    let (cgroup_from, cgroup_to) = cgroup.map_or((0, 0), |cgroup| cgroup.depth());
+    let cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
+    let (addr_start, addr_end) = options.addr.map_or((0, 0), |addr| (addr.start, addr.end));
     let log_level: u8 = if options.log {
         aya_log::Level::Debug as u8
     } else {
@@ -335,12 +345,20 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
         .override_global("FILTER_TIDS", &filter_tids, true)
         .override_global("FILTER_COMM", &filter_comm, true)
         .override_global("COMM", &comm, true)
+        .override_global("FILTER_CGROUP", &cgroup, true)
+        .override_global("CGROUP_FROM", &cgroup_from, true)
+        .override_global("CGROUP_TO", &cgroup_to, true)
+        .override_global("ADDR_START", &addr_start, true)
+        .override_global("ADDR_END", &addr_end, true)
         .override_global("LINGER_NS", &options.linger_ns, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("EVENTS", options.ring_bytes);
     // Memory for what this run does not use would only cost time.
     if !plan.has("vma_start_read_return") {
         loader.map_max_entries("INFLIGHT", 1);
+    }
+    if options.addr.is_none() {
+        loader.map_max_entries("FAULTS", 1);
     }
     if !plan.twice {
         loader.map_max_entries("NOTES", 1);

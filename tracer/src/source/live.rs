@@ -303,6 +303,7 @@ impl Source for Live {
             missed: self.missed,
             marks: self.at(site::MARKS, DROPPED),
             stacks: self.at(site::FRAMES, DROPPED),
+            crowded: 0,
             dropped_at: self.dropped_at(),
             costs: self.meter.costs().clone(),
         })

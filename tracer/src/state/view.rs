@@ -42,6 +42,17 @@ pub struct MmView<'a> {
     pub address: u64,
 }
 
+/// What one task has under way, as whoever asks at every event needs it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Busy {
+    /// It holds or awaits a lock, or is in a fault.
+    pub(crate) is_busy: bool,
+    /// Since when it has held what it has held longest.
+    pub(crate) hold_since_ns: Option<u64>,
+    /// Since when it has waited for what it has waited for longest.
+    pub(crate) wait_since_ns: Option<u64>,
+}
+
 /// What holds for all tasks together, as it is now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
@@ -74,6 +85,24 @@ impl Engine {
             task,
             key,
         })
+    }
+
+    /// What the task of an event has under way. Write locks of VMAs are not looked at: an `mmap_lock` is held around them.
+    #[inline]
+    pub(crate) fn busy(&self, event: &Event) -> Busy {
+        let Some(TaskView { task, .. }) = self.task_at(event) else {
+            return Busy::default();
+        };
+        let held = task.holds.iter().map(|hold| hold.since_ns);
+        let told = task.tentative.iter().map(|tentative| tentative.since_ns);
+        Busy {
+            is_busy: !(task.holds.is_empty()
+                && task.waits.is_empty()
+                && task.frames.is_empty()
+                && task.tentative.is_empty()),
+            hold_since_ns: held.chain(told).min(),
+            wait_since_ns: task.waits.iter().map(|wait| wait.since_ns).min(),
+        }
     }
 
     /// How many tasks, VMAs and address spaces are remembered.

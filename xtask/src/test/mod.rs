@@ -8,6 +8,7 @@ mod cost_checks;
 mod dist_checks;
 mod doctor_checks;
 mod export_checks;
+mod filter_checks;
 mod guests;
 mod libtest;
 mod provoke_checks;
