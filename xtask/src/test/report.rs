@@ -9,10 +9,18 @@ use crate::ui;
 #[derive(Debug)]
 struct Entry {
     name: String,
-    /// How it failed.
-    failure: Option<String>,
+    outcome: Outcome,
     /// The command that runs just this again.
     rerun: String,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Passed,
+    /// How.
+    Failed(String),
+    /// Why nothing is known.
+    Skipped(String),
 }
 
 /// Collects results; may be used from several threads.
@@ -34,10 +42,20 @@ impl Report {
     pub(crate) fn quiet(&self, name: &str, result: Result<(), String>, rerun: &str) {
         let entry = Entry {
             name: name.to_owned(),
-            failure: result.err(),
+            outcome: result.map_or_else(Outcome::Failed, |()| Outcome::Passed),
             rerun: rerun.to_owned(),
         };
         self.lock().push(entry);
+    }
+
+    /// Something that could not be checked here, for which this project can do nothing. It is no failure, and no pass either.
+    pub(crate) fn skipped(&self, name: &str, why: &str, rerun: &str) {
+        ui::line(&format!("NOT CHECKED {name}: {why}"));
+        self.lock().push(Entry {
+            name: name.to_owned(),
+            outcome: Outcome::Skipped(why.to_owned()),
+            rerun: rerun.to_owned(),
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
@@ -47,12 +65,19 @@ impl Report {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Prints all failures in full and, as the very last line, the counts. True if nothing failed.
+    /// Prints all failures in full then what was not checked, and, as the very last line, the counts. True if nothing failed.
     pub(crate) fn close(&self, took: Duration) -> bool {
         let entries = self.lock();
-        let failures: Vec<&Entry> = entries.iter().filter(|e| e.failure.is_some()).collect();
-        for entry in &failures {
-            let failure = entry.failure.as_deref().unwrap_or_default();
+        let mut failures = Vec::new();
+        let mut skipped = Vec::new();
+        for entry in entries.iter() {
+            match &entry.outcome {
+                Outcome::Passed => {}
+                Outcome::Failed(how) => failures.push((entry, how)),
+                Outcome::Skipped(why) => skipped.push((entry, why)),
+            }
+        }
+        for (entry, failure) in &failures {
             ui::line(&format!(
                 "\n──── FAILED {}\n{}\nagain: {}",
                 entry.name,
@@ -62,13 +87,23 @@ impl Report {
         }
         if !failures.is_empty() {
             ui::line("\nfailed:");
-            for entry in &failures {
+            for (entry, _) in &failures {
                 ui::line(&format!("  {}    again: {}", entry.name, entry.rerun));
             }
         }
-        let passed = entries.len() - failures.len();
+        if !skipped.is_empty() {
+            ui::line("\nNOT CHECKED, so nothing is known of:");
+            for (entry, why) in &skipped {
+                ui::line(&format!("  {}: {why}    again: {}", entry.name, entry.rerun));
+            }
+        }
+        let passed = entries.len() - failures.len() - skipped.len();
         ui::line(&format!("\nfinished in {}", ui::elapsed(took)));
-        ui::line(&format!("{passed} passed, {} failed", failures.len()));
+        let skipped = match skipped.len() {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        ui::line(&format!("{passed} passed, {} failed{skipped}", failures.len()));
         failures.is_empty() && passed > 0
     }
 }
