@@ -103,7 +103,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Verify(args)) => files::verify(&args),
         Some(Command::Cut(args)) => files::cut(&args),
         Some(Command::Merge(args)) => files::merge(&args),
-        Some(Command::Doctor(args)) => doctor(&args),
+        Some(Command::Doctor(args)) => doctor(&args, log),
         Some(Command::Watch(args)) => watch::run(&args).map(|()| DONE),
         Some(Command::Model(args)) => model::run(args),
         Some(Command::Sim(args)) => sim::run(&args),
@@ -387,7 +387,7 @@ fn analyse<S: Source>(
     Ok(DONE)
 }
 
-fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
+fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
     let live_setup::Known { facts, found, loader } =
         live_setup::gather(Depth::Full, args.kernel_text.as_deref())?;
     let wishes = Wishes {
@@ -399,7 +399,8 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
-    // It attaches for real, since only that tells what the kernel refuses; but records nothing.
+    // It attaches for real, since only that tells what the kernel refuses, and the very programs that `record -- CMD`
+    // attaches, since the verifier looks at nothing that is switched off; but none of them makes an event.
     let options = attach::Options {
         ring_bytes: 4096,
         exclude_pid: std::process::id(),
@@ -409,10 +410,11 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         comm: None,
         cgroup: None,
         addr: None,
-        kinds: 0,
+        kinds: u64::MAX,
         user_symbols: false,
         linger_ns: 0,
         log: false,
+        idle: true,
     };
     let start = Instant::now();
     let mut live = Live::start(&facts, &found, &wishes, loader, &options, Vec::new())?;
@@ -424,6 +426,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         lockdown: facts.lockdown,
         found: &found,
         elsewhere: &elsewhere,
+        verified: &live.verified(),
     });
     let start = Instant::now();
     drop(live);
@@ -432,7 +435,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        out.write_all(report.text().as_bytes())?;
+        out.write_all(report.text(verbose).as_bytes())?;
     }
     Ok(DONE)
 }

@@ -32,6 +32,17 @@ pub struct Report {
     pub improvements: Vec<Improvement>,
     /// By operation.
     pub operations: Vec<Operation>,
+    /// The programs that the kernel let in, by name.
+    pub programs: Vec<Program>,
+}
+
+/// One program in the kernel.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Program {
+    /// Its name in the object.
+    pub name: String,
+    /// Instructions that the verifier looked at, on all ways through it; it gives up at a million.
+    pub verified: u32,
 }
 
 /// What was found in the kernel's text.
@@ -136,6 +147,8 @@ pub struct Inputs<'a> {
     pub found: &'a Found,
     /// What the planner has nothing to do for.
     pub elsewhere: &'a [Elsewhere],
+    /// Instructions that the verifier looked at, by program.
+    pub verified: &'a BTreeMap<String, u32>,
 }
 
 impl Report {
@@ -146,6 +159,7 @@ impl Report {
             lockdown,
             found,
             elsewhere,
+            verified,
         } = *inputs;
         let mut report = Self {
             schema: 1,
@@ -156,6 +170,7 @@ impl Report {
             coverage: Coverage::default(),
             improvements: Vec::new(),
             operations: Vec::new(),
+            programs: programs(verified),
         };
         for site in info.sites.iter().filter(|site| site.attached) {
             for operation in operations(site, info.truth) {
@@ -209,10 +224,18 @@ impl Report {
         operation.sites.push(site);
     }
 
-    /// For people: at most 80 columns, if no single word is longer.
-    pub fn text(&self) -> String {
-        table::text(self)
+    /// For people: at most 80 columns, if no single word is longer. `verbose`: with the programs.
+    pub fn text(&self, verbose: bool) -> String {
+        table::text(self, verbose)
     }
+}
+
+fn programs(verified: &BTreeMap<String, u32>) -> Vec<Program> {
+    let program = |(name, &verified): (&String, &u32)| Program {
+        name: name.clone(),
+        verified,
+    };
+    verified.iter().map(program).collect()
 }
 
 /// What a site shows; lockdep tells of both ends of a hold.

@@ -80,6 +80,7 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         user_symbols: args.user_symbols,
         linger_ns: u32::try_from(args.linger.as_nanos()).unwrap_or(u32::MAX),
         log,
+        idle: false,
     };
 
     let mut live = Live::start(&facts, &found, &wishes, loader, &options, filters)?;

@@ -1,5 +1,6 @@
 //! What `tracer doctor` says, on plans for captured kernels as if all of it had been attached.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -29,6 +30,7 @@ struct Case {
     info: SourceInfo,
     found: Found,
     plan: Plan,
+    verified: BTreeMap<String, u32>,
 }
 
 /// As if everything could be attached.
@@ -53,7 +55,14 @@ fn case(kernel: &str, found: Found, without: &[Mechanism]) -> Case {
         without: without.iter().map(|left| left.name().to_owned()).collect(),
         ..SourceInfo::default()
     };
-    Case { info, found, plan }
+    let verified = [("mmap_start", 1_234), ("write_acquire_again", 999_999)];
+    let verified = verified.map(|(name, count)| (name.to_owned(), count));
+    Case {
+        info,
+        found,
+        plan,
+        verified: BTreeMap::from(verified),
+    }
 }
 
 fn report(case: &Case) -> Report {
@@ -62,6 +71,7 @@ fn report(case: &Case) -> Report {
         lockdown: Lockdown::None,
         found: &case.found,
         elsewhere: &case.plan.elsewhere,
+        verified: &case.verified,
     })
 }
 
@@ -80,10 +90,19 @@ fn the_table_is_readable() {
         ("7.3-without-kprobe", case("7.3", found("7.3"), &[Kprobe])),
         ("7.3-unread", case("7.3", unread, &[])),
     ] {
-        let text = report(&case).text();
-        for line in text.lines() {
+        let text = report(&case).text(false);
+        let more = report(&case).text(true);
+        for line in more.lines() {
             assert!(line.len() <= 80, "{name}: {line}");
         }
+        assert_eq!(
+            more.strip_prefix(&text),
+            Some(
+                "\nInstructions that the verifier looked at, of 1,000,000 at most:\n  \
+                 mmap_start                       1,234\n  \
+                 write_acquire_again            999,999\n"
+            )
+        );
         insta::assert_snapshot!(name, text);
     }
 }
@@ -164,7 +183,7 @@ fn a_probe_that_could_not_be_attached_is_told() {
     let report = report(&case);
     assert_eq!(report.coverage.observed, whole.observed - 2);
     assert_eq!(report.coverage.bounded, 2);
-    let text = report.text();
+    let text = report.text(false);
     assert!(text.contains("mfill_get_vma x2"), "{text}");
     assert!(text.contains("refused: no memory"), "{text}");
 }
@@ -177,7 +196,7 @@ fn a_search_that_met_something_odd_says_so() {
     let case = case("7.3", Ok(odd), &[]);
     let report = report(&case);
     assert_eq!(report.coverage.bounded, 1);
-    let text = report.text();
+    let text = report.text(false);
     assert!(text.contains("note: modules:"), "{text}");
     assert!(text.contains("Would show more:"), "{text}");
 }

@@ -12,6 +12,7 @@ use crate::ws;
 
 /// Python packages, by name and version, so that a test says the same on every machine.
 const PACKAGES: &[(&str, &str)] = &[
+    ("cyclonedx-python-lib[json-validation]", "11.12.0"),
     ("duckdb", "2.0.0"),
     ("jsonschema", "4.26.0"),
     ("opentelemetry-proto", "1.45.2"),

@@ -4,8 +4,10 @@
 //! Two builds of one commit give the same bytes: times are the commit's, names and owners are fixed, and no path of the
 //! building machine is in the program (`build::remapped`).
 
+mod inside;
 mod licences;
 mod pack;
+mod sbom;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,6 +51,8 @@ const SHELLS: [(&str, &str, &str); 3] = [
 
 const LICENCES: [&str; 3] = ["LICENSE-MIT", "LICENSE-APACHE", "LICENSE-GPL2"];
 const OTHERS: &str = "LICENSES-OF-OTHERS.txt";
+/// The bill of materials.
+pub(crate) const BILL: &str = "tracer.cdx.json";
 
 /// What the package's manager shows of it.
 const DESCRIPTION: &str = "\
@@ -86,7 +90,9 @@ pub(crate) fn run(args: &DistArgs) -> Result<()> {
 /// No git, or a file cannot be read or written.
 pub(crate) fn package(tracer: &Path, to: &Path) -> Result<Vec<PathBuf>> {
     let time = time()?;
-    let contents = ui::step("dist: gathering what is packed", || Contents::gather(tracer))?;
+    let contents = ui::step("dist: gathering what is packed", || {
+        Contents::gather(tracer, time)
+    })?;
     let folder = format!("{NAME}-{VERSION}-x86_64-linux");
     let (deb, archive) = ui::step("dist: packing", || {
         let deb = pack::deb(&contents.installed()?, &control(), time)?;
@@ -95,6 +101,7 @@ pub(crate) fn package(tracer: &Path, to: &Path) -> Result<Vec<PathBuf>> {
     })?;
     let mut files = vec![
         (NAME.to_owned(), contents.program),
+        (BILL.to_owned(), contents.bill.into_bytes()),
         (format!("{folder}.tar.gz"), archive),
         (format!("{NAME}_{VERSION}_amd64.deb"), deb),
     ];
@@ -144,19 +151,26 @@ struct Contents {
     documents: Vec<(String, Vec<u8>)>,
     /// The licences of what is inside of the program.
     others: String,
+    /// What is inside of the program, for programs.
+    bill: String,
 }
 
 impl Contents {
-    fn gather(tracer: &Path) -> Result<Self> {
+    fn gather(tracer: &Path, time: u64) -> Result<Self> {
         let scratch = ws::Scratch::new(None)?;
         let pages = scratch.path().join("man");
         fs::create_dir(&pages).with_context(|| format!("creating {}", pages.display()))?;
         ws::capture(Command::new(tracer).arg("man").arg(&pages))?;
-        let mut documents = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
+        let mut documents = Vec::from(["README.md", "CHANGELOG.md", "SECURITY.md"].map(ToOwned::to_owned));
         documents.extend(tracked("docs")?);
         documents.extend(LICENCES.map(ToOwned::to_owned));
+        let program = stripped(tracer, scratch.path())?;
+        let crates = inside::crates()?;
+        let toolchains = sbom::Toolchains::ask()?;
         Ok(Self {
-            program: stripped(tracer, scratch.path())?,
+            others: licences::text(&crates.inside)?,
+            bill: sbom::text(&crates, &toolchains, VERSION, &program, time)?,
+            program,
             pages: files(&pages)?,
             completions: SHELLS
                 .iter()
@@ -168,7 +182,6 @@ impl Contents {
                 .into_iter()
                 .map(|path| Ok((path.clone(), read(&ws::root().join(path))?)))
                 .collect::<Result<_>>()?,
-            others: licences::text()?,
         })
     }
 
@@ -200,6 +213,11 @@ impl Contents {
             DATA,
             pack::gz(self.others.as_bytes())?,
         );
+        tree.add(
+            format!("{place}/{BILL}.gz"),
+            DATA,
+            pack::gz(self.bill.as_bytes())?,
+        );
         Ok(tree)
     }
 
@@ -217,6 +235,7 @@ impl Contents {
             tree.add(path.clone(), DATA, text.clone());
         }
         tree.add(OTHERS, DATA, self.others.clone());
+        tree.add(BILL, DATA, self.bill.clone());
         tree
     }
 }
@@ -362,6 +381,7 @@ mod tests {
                 .map(|path| (path.to_owned(), path.as_bytes().to_vec()))
                 .to_vec(),
             others: "others".to_owned(),
+            bill: "{}".to_owned(),
         }
     }
 
@@ -378,6 +398,7 @@ mod tests {
                 "usr/share/doc/tracer/changelog.gz",
                 "usr/share/doc/tracer/copyright",
                 "usr/share/doc/tracer/docs/x.md",
+                "usr/share/doc/tracer/tracer.cdx.json.gz",
                 "usr/share/fish/vendor_completions.d/tracer.fish",
                 "usr/share/man/man1/tracer.1.gz",
                 "usr/share/zsh/vendor-completions/_tracer",
@@ -401,6 +422,7 @@ mod tests {
                 "docs/x.md",
                 "man/man1/tracer.1",
                 "tracer",
+                "tracer.cdx.json",
             ]
         );
     }

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod consumers;
 mod cpio;
+mod deny;
 mod deps;
 mod dist;
 mod fuzz;
@@ -15,6 +16,7 @@ mod rustlex;
 mod test;
 mod tidy;
 mod ui;
+mod verifier;
 mod vm;
 mod vm_cli;
 mod vm_out;
@@ -62,6 +64,8 @@ enum Task {
     Dist(dist::DistArgs),
     /// Hand made-up input to every parser, guided by coverage, for as long as you like
     Fuzz(fuzz::FuzzArgs),
+    /// Check the crates of other people: licences, sources, versions, build scripts, compiler, advisories
+    Deny,
     /// Check the rules about the source that no compiler holds
     Tidy,
     /// Virtual machines
@@ -103,6 +107,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => return bench::run(&args),
         Task::Dist(args) => dist::run(&args)?,
         Task::Fuzz(args) => return fuzz::run(&args),
+        Task::Deny => deny::command()?,
         Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),
         Task::Kernel(KernelTask::Oracle) => oracle::command()?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
+use crate::verifier::{self, VerifierArgs};
 use crate::vm::{Guest, Tools};
 use crate::{kernels, ui};
 
@@ -26,6 +27,10 @@ pub(crate) enum VmTask {
     ///
     /// Example: cargo xtask vm run --kernel 6.18 --out o -- sh -c 'tracer record -o /out/a --duration 5s'
     Run(RunArgs),
+    /// Load all programs on each kernel, and write down how many instructions its verifier looks at
+    ///
+    /// `cargo xtask test` fails where that has grown by a quarter (tracer/tests/fixtures/verified.json).
+    Verifier(VerifierArgs),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +78,7 @@ pub(crate) fn run(task: &VmTask) -> Result<ExitCode> {
     match task {
         VmTask::List { json } => list(*json).map(|()| ExitCode::SUCCESS),
         VmTask::Run(args) => boot(args),
+        VmTask::Verifier(args) => verifier::command(args).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use super::{Coverage, Operation, Report, Site};
 use crate::kernel::Lockdown;
+use crate::sink::text::count;
 
 const WIDTH: usize = 80;
 
-pub(super) fn text(report: &Report) -> String {
+pub(super) fn text(report: &Report, verbose: bool) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "Linux {} ({})", report.kernel.release, report.kernel.machine);
     let lockdown = match report.lockdown {
@@ -38,6 +39,17 @@ pub(super) fn text(report: &Report) -> String {
                 sites => format!("{sites} sites"),
             };
             wrapped(&mut out, "  - ", &format!("{} ({sites})", improvement.remedy));
+        }
+    }
+    if verbose && !report.programs.is_empty() {
+        out.push_str("\nInstructions that the verifier looked at, of 1,000,000 at most:\n");
+        for program in &report.programs {
+            let _ = writeln!(
+                out,
+                "  {:<28} {:>9}",
+                program.name,
+                count(u64::from(program.verified))
+            );
         }
     }
     out

@@ -1,6 +1,6 @@
 //! Loads and attaches a plan. Each probe by itself: one that fails is a line in `doctor`, not a failed start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, mpsc};
@@ -53,6 +53,8 @@ pub struct Options {
     pub linger_ns: u32,
     /// Let the programs log.
     pub log: bool,
+    /// Load and attach what would be recorded with, but let it make no event.
+    pub idle: bool,
 }
 
 /// aya, ready to load.
@@ -623,6 +625,22 @@ pub fn notes_left(ebpf: &Ebpf) -> anyhow::Result<u64> {
     const DONE: std::ops::Range<usize> = 4..4 + FIRST_DYNAMIC as usize;
     let notes = ebpf.map("NOTES").context("the object has no map NOTES")?;
     Ok(Mapped::new("NOTES", notes, false)?.sum(DONE))
+}
+
+/// How many instructions the verifier looked at in each program that it let in, by name. A kernel that does not tell
+/// has no such program.
+pub fn verified(attached: &Attached) -> BTreeMap<String, u32> {
+    let loaded = attached.ebpf.programs();
+    loaded
+        .filter_map(|(name, program)| match program.info() {
+            Ok(info) => Some((name.to_owned(), info.verified_instruction_count()?)),
+            Err(ProgramError::NotLoaded) => None,
+            Err(error) => {
+                log::warn!("cannot read what is known of {name}: {error}");
+                None
+            }
+        })
+        .collect()
 }
 
 /// `bpf_prog_info.recursion_misses`, which aya does not hand out.

@@ -74,7 +74,7 @@ impl Live {
         let mut plan = probe::plan(facts, found, wishes)?;
         // Before our own programs are among the symbols.
         let framer = Framer::new(
-            wishes.stacks_from_ns.is_some() && options.kinds != 0,
+            wishes.stacks_from_ns.is_some() && !options.idle,
             options.user_symbols,
         );
         let mut attached = attach::attach(&mut plan, facts, loader, options)?;
@@ -103,7 +103,9 @@ impl Live {
         let missed_before = attach::missed(&attached);
         // All is in place: from here on events are wanted.
         let start = clock::anchor();
-        enabled.set(1)?;
+        if !options.idle {
+            enabled.set(1)?;
+        }
         Ok(Self {
             missed_before,
             missed_alone: 0,
@@ -129,6 +131,11 @@ impl Live {
         while !self.attached.later.is_done() {
             self.missed_alone += self.attached.one_more();
         }
+    }
+
+    /// How many instructions the verifier looked at in each program that is loaded, by name.
+    pub fn verified(&self) -> BTreeMap<String, u32> {
+        attach::verified(&self.attached)
     }
 
     /// Adds a process to those that are recorded.

@@ -5,29 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 use spdx::{Expression, LicenseReq, ParseMode};
 
-use crate::{build, deps, ws};
+use super::inside::Crate;
+use crate::ws;
 
-/// Licences that a program under MIT or Apache-2.0 may contain without more than being told so.
-const ALLOWED: [&str; 12] = [
-    "0BSD",
-    "Apache-2.0",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "BSL-1.0",
-    "CC0-1.0",
-    "ISC",
-    "MIT",
-    "Unicode-3.0",
-    "Unicode-DFS-2016",
-    "Unlicense",
-    "Zlib",
-];
-
-/// The crates that are the program, and what is inside of it.
-const ROOTS: [&str; 2] = ["tracer", "tracer-ebpf"];
+/// Where the licences are listed that a program under MIT or Apache-2.0 may contain without more than being told so.
+/// `cargo deny` reads the same list.
+const RULES: &str = "deny.toml";
 
 const HEAD: &str = "\
 This program contains the work of others. Below are the crates, each with the licence that its authors give, and then
@@ -36,30 +21,26 @@ library (LGPL-2.1-or-later): whoever wants to link it with another one builds it
 dist`.
 ";
 
-/// One crate of somebody else.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Crate {
-    name: String,
-    version: String,
-    licence: String,
-    folder: PathBuf,
-}
-
 /// The text that goes with the program.
 ///
 /// # Errors
-/// A crate has no licence that [`ALLOWED`] has.
-pub(super) fn text() -> Result<String> {
-    let crates = crates()?;
+/// A crate has no licence that [`RULES`] allow.
+pub(super) fn text(crates: &[Crate]) -> Result<String> {
+    let rules = ws::root().join(RULES);
+    let rules = fs::read_to_string(&rules).with_context(|| format!("reading {}", rules.display()))?;
+    let known = listed(&rules)?;
     let mut said = HEAD.to_owned();
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     said.push('\n');
-    for one in &crates {
-        allowed(&one.licence)
-            .with_context(|| format!("the program contains {} {}", one.name, one.version))?;
-        said.push_str(&format!("{} {}: {}\n", one.name, one.version, one.licence));
+    // Our own crates have their licences beside the program.
+    for one in crates.iter().filter(|one| !one.is_ours()) {
+        let Crate { name, version, .. } = one;
+        let licence = one.licence.as_ref();
+        let licence = licence.with_context(|| format!("{name} {version} names no licence"))?;
+        allowed(licence, &known).with_context(|| format!("the program contains {name} {version}"))?;
+        said.push_str(&format!("{name} {version}: {licence}\n"));
         for text in texts_in(&one.folder)? {
-            texts.entry(text).or_default().push(one.name.clone());
+            texts.entry(text).or_default().push(name.clone());
         }
     }
     // In the order of who uses them first, which no machine changes.
@@ -72,91 +53,33 @@ pub(super) fn text() -> Result<String> {
     Ok(said)
 }
 
+/// The licences that rules allow.
+fn listed(rules: &str) -> Result<Vec<String>> {
+    let rules: toml::Table = rules.parse().context(RULES)?;
+    let allow = rules.get("licenses").and_then(|section| section.get("allow"));
+    let allow = allow.and_then(toml::Value::as_array);
+    let allow = allow.with_context(|| format!("{RULES} has no licenses.allow"))?;
+    let allow = allow.iter().filter_map(toml::Value::as_str);
+    Ok(allow.map(ToOwned::to_owned).collect())
+}
+
 /// Whether the program may contain what is under this licence.
-fn allowed(licence: &str) -> Result<()> {
+fn allowed(licence: &str, allow: &[String]) -> Result<()> {
     let parsed = Expression::parse_mode(licence, ParseMode::LAX).map_err(|error| {
         anyhow::anyhow!("its licence {licence:?} is no SPDX expression: {}", error.reason)
     })?;
     let known = |req: &LicenseReq| {
         let id = req.license.id();
         // An exception only ever permits more.
-        id.is_some_and(|id| ALLOWED.contains(&id.name))
+        id.is_some_and(|id| allow.iter().any(|known| known == id.name))
     };
     if !parsed.evaluate(known) {
         bail!(
-            "its licence is {licence}; allowed are {}: do without it, or, if it may be in there, add it to the list in {}",
-            ALLOWED.join(", "),
-            file!()
+            "its licence is {licence}; allowed are {}: do without it, or, if it may be in there, add it to the list in {RULES}",
+            allow.join(", ")
         );
     }
     Ok(())
-}
-
-/// All crates inside of the program, sorted.
-fn crates() -> Result<Vec<Crate>> {
-    let mut tree = deps::cargo();
-    tree.args([
-        "tree",
-        "--locked",
-        "--edges",
-        "normal,no-proc-macro",
-        "--target",
-        build::HOST,
-        "--prefix",
-        "none",
-        "--format",
-        "{p}",
-    ]);
-    for root in ROOTS {
-        tree.args(["--package", root]);
-    }
-    let tree = ws::capture(&mut tree)?;
-    let mut metadata = deps::cargo();
-    metadata.args([
-        "metadata",
-        "--locked",
-        "--format-version",
-        "1",
-        "--filter-platform",
-        build::HOST,
-    ]);
-    let metadata: Value = serde_json::from_str(&ws::capture(&mut metadata)?).context("`cargo metadata`")?;
-    let mut found = Vec::new();
-    for (name, version) in named(&tree) {
-        let package = metadata["packages"].as_array().into_iter().flatten();
-        let package = package
-            .into_iter()
-            .find(|p| p["name"] == name && p["version"] == version)
-            .with_context(|| format!("`cargo metadata` has no {name} {version}, which `cargo tree` has"))?;
-        // Our own crates have their licences beside the program.
-        if package["source"].is_null() {
-            continue;
-        }
-        let text = |key: &str| package[key].as_str().map(ToOwned::to_owned);
-        let manifest = PathBuf::from(text("manifest_path").unwrap_or_default());
-        found.push(Crate {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            licence: text("license").with_context(|| format!("{name} {version} names no licence"))?,
-            folder: manifest.parent().map(Path::to_owned).unwrap_or_default(),
-        });
-    }
-    if found.is_empty() {
-        bail!("`cargo tree` named no crate:\n{tree}");
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-/// (name, version) of each line such as `libc v0.2.1` or `tracer v0.1.0 (/path) (*)`.
-fn named(tree: &str) -> Vec<(&str, &str)> {
-    tree.lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ');
-            Some((words.next()?, words.next()?.strip_prefix('v')?))
-        })
-        .collect()
 }
 
 /// Licences and notices in a crate's folder, by name.
@@ -195,17 +118,20 @@ fn is_licence(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dist::inside;
 
     #[test]
     fn licences_that_ask_for_more_are_refused() {
+        let rules = fs::read_to_string(ws::root().join(RULES)).unwrap();
+        let known = listed(&rules).unwrap();
         for fine in [
             "MIT",
             "MIT/Apache-2.0",
             "MIT OR GPL-2.0",
-            "(MIT OR Apache-2.0) AND Unicode-DFS-2016",
+            "(MIT OR Apache-2.0) AND Unicode-3.0",
             "Apache-2.0 WITH LLVM-exception OR MIT",
         ] {
-            allowed(fine).unwrap();
+            allowed(fine, &known).unwrap();
         }
         for refused in [
             "GPL-2.0",
@@ -214,23 +140,14 @@ mod tests {
             "CDDL-1.0",
             "mine",
         ] {
-            let error = format!("{:#}", allowed(refused).unwrap_err());
+            let error = format!("{:#}", allowed(refused, &known).unwrap_err());
             assert!(error.contains(refused), "{error}");
         }
     }
 
     #[test]
-    fn crates_are_read_off_the_tree() {
-        let tree = "tracer v0.1.0 (/x)\nlibc v0.2.1\nlibc v0.2.1 (*)\n\n";
-        assert_eq!(
-            named(tree),
-            [("tracer", "0.1.0"), ("libc", "0.2.1"), ("libc", "0.2.1")]
-        );
-    }
-
-    #[test]
     fn what_is_inside_the_program_is_told_with_its_licence() {
-        let said = text().unwrap();
+        let said = text(&inside::crates().unwrap().inside).unwrap();
         assert!(
             said.contains("\naya 0.14.0: ") && said.contains("\naya-ebpf "),
             "{said}"

@@ -154,7 +154,8 @@ pub(super) fn sums<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> 
         .collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as `sha256sum` prints them.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -25,7 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
         ("sums-are-right", |e| {
             let said = e.out_text("sums")?;
             let fine = said.lines().filter(|line| line.ends_with(": OK")).count();
-            ensure!(fine == 3 && said.lines().count() == 3, "{said}");
+            ensure!(fine == 4 && said.lines().count() == 4, "{said}");
             Ok(())
         }),
         ("installs", |e| {

@@ -4,14 +4,15 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::guests::{Ctx, Evidence, On, Scenario, expect};
+use super::tracer_checks::TRACED;
 use crate::vm::Outcome;
-use crate::{kernels, ui};
+use crate::{kernels, ui, verifier};
 
 /// Scenarios of `tracer doctor`.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "doctor",
-        on: On::These(&["6.12", "6.18", "7.0", "7.3", "oracle"]),
+        on: TRACED,
         boot: |ctx| {
             ctx.guest().sh(
                 "tracer -v doctor --json > /out/doctor.json 2> /out/doctor.err; echo $? > /out/doctor.code",
@@ -33,6 +34,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                     refused.join("\n")
                 );
                 Ok(())
+            }),
+            ("verifier-works-no-harder", |e| {
+                let counts = verifier::counts(&report(e, "doctor")?)?;
+                ui::line(&format!("       {}: {}", e.ctx.name, verifier::summary(&counts)));
+                verifier::check(e.ctx.name, &counts)
             }),
             ("all-is-seen-on-the-newest", |e| {
                 if !["7.0", "7.3", "oracle"].contains(&e.ctx.name) {

@@ -1,4 +1,4 @@
-//! What tracer exports, read by programs that nobody here wrote.
+//! What tracer exports, and what its bill of materials says, read by programs that nobody here wrote.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::report::Report;
-use crate::{build, consumers, deps, ui, ws};
+use crate::{build, consumers, deps, dist, ui, ws};
 
 /// What the checks work on.
 struct Place {
@@ -32,6 +32,7 @@ const CHECKS: &[Check] = &[
     ("export/flamegraph/xml", flamegraph),
     ("export/html/chromium", html),
     ("export/metrics/prometheus+otlp", metrics),
+    ("dist/bill-of-materials/cyclonedx-python-lib", bill),
     ("export/interrupt-leaves-whole-files", interrupt),
     ("export/files-are-whole-and-private", files),
 ];
@@ -249,6 +250,22 @@ fn metrics(place: &Place) -> Result<()> {
             &promtool,
             &prometheus,
             place.scratch.path(),
+        ],
+        &[],
+    )
+    .map(drop)
+}
+
+/// What `cargo xtask dist` says is inside of the program, by the library of those who made the format.
+fn bill(place: &Place) -> Result<()> {
+    let made = place.path("dist");
+    dist::package(&place.tracer, &made)?;
+    consumers::run(
+        "bill.py",
+        &[
+            &made.join(dist::BILL),
+            &made.join("tracer"),
+            &ws::root().join("Cargo.lock"),
         ],
         &[],
     )

@@ -15,6 +15,8 @@ mod provoke_checks;
 mod report;
 mod sched_checks;
 mod screen_checks;
+#[cfg(test)]
+mod security;
 mod tracer_checks;
 mod vm_checks;
 mod watch_checks;
@@ -26,6 +28,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use crate::deny::{self, Advisories};
 use crate::{build, deps, tidy, ui, ws};
 use report::Report;
 
@@ -42,7 +45,7 @@ pub(crate) struct TestArgs {
     list: bool,
 }
 
-/// Runs the tests; the last line it prints is `N passed, N failed`.
+/// Runs the tests; the last line it prints is `N passed, N failed`, and `, N skipped` where something could not be checked.
 pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.list {
         let only = args.only.as_deref().unwrap_or_default();
@@ -83,6 +86,7 @@ fn lints(report: &Report) {
         ws::capture_all(&mut fmt).context("`cargo fmt` mends it")
     });
     step(report, "tidy", "cargo xtask tidy", tidy::check);
+    supply(report);
     const CLIPPY: [&str; 7] = [
         "clippy",
         "--workspace",
@@ -137,6 +141,26 @@ fn lints(report: &Report) {
                 Ok(())
             },
         );
+    }
+}
+
+/// The crates of other people.
+fn supply(report: &Report) {
+    const AGAIN: &str = "cargo xtask deny";
+    step(report, "crates: licences, sources, versions", AGAIN, deny::rules);
+    step(report, "crates: compiler", AGAIN, deny::msrv);
+    const ADVISORIES: &str = "crates: advisories";
+    let start = Instant::now();
+    match deny::advisories() {
+        Ok(Advisories::Clean(age)) => {
+            let name = age.map_or_else(|| ADVISORIES.to_owned(), |age| format!("{ADVISORIES}, {age}"));
+            report.result(&name, Some(start.elapsed()), Ok(()), AGAIN);
+        }
+        Ok(Advisories::Unknown(why)) => report.skipped(ADVISORIES, &why, AGAIN),
+        Err(error) => {
+            let failure = Err(format!("{error:#}"));
+            report.result(ADVISORIES, Some(start.elapsed()), failure, AGAIN);
+        }
     }
 }
 

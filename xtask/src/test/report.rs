@@ -9,12 +9,20 @@ use crate::ui;
 #[derive(Debug)]
 struct Entry {
     name: String,
-    /// How it failed.
-    failure: Option<String>,
-    /// How it failed the first time, if it was well the second.
-    once: Option<String>,
+    outcome: Outcome,
     /// The command that runs just this again.
     rerun: String,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Passed,
+    /// It passed in a second run only; how it failed in the first.
+    Unsteady(String),
+    /// How.
+    Failed(String),
+    /// Why nothing is known.
+    Skipped(String),
 }
 
 /// Collects results; may be used from several threads.
@@ -36,11 +44,20 @@ impl Report {
     pub(crate) fn quiet(&self, name: &str, result: Result<(), String>, rerun: &str) {
         let entry = Entry {
             name: name.to_owned(),
-            failure: result.err(),
-            once: None,
+            outcome: result.map_or_else(Outcome::Failed, |()| Outcome::Passed),
             rerun: rerun.to_owned(),
         };
         self.lock().push(entry);
+    }
+
+    /// Something that could not be checked here, for which this project can do nothing. It is no failure, and no pass either.
+    pub(crate) fn skipped(&self, name: &str, why: &str, rerun: &str) {
+        ui::line(&format!("NOT CHECKED {name}: {why}"));
+        self.lock().push(Entry {
+            name: name.to_owned(),
+            outcome: Outcome::Skipped(why.to_owned()),
+            rerun: rerun.to_owned(),
+        });
     }
 
     /// One result of a second run, told at once, and how the first one failed, which is told at the end, too.
@@ -53,29 +70,23 @@ impl Report {
         rerun: &str,
     ) {
         let took = ui::elapsed(took);
-        let entry = match second {
+        let outcome = match second {
             Ok(()) => {
                 ui::line(&format!(
                     "ok     {name} ({took}), in a second run: it is unsteady"
                 ));
-                Entry {
-                    name: name.to_owned(),
-                    failure: None,
-                    once: Some(first.to_owned()),
-                    rerun: rerun.to_owned(),
-                }
+                Outcome::Unsteady(first.to_owned())
             }
             Err(failure) => {
                 ui::line(&format!("FAILED {name} ({took}), in a second run, too"));
-                Entry {
-                    name: name.to_owned(),
-                    failure: Some(format!("{failure}\n\nand the first time:\n{first}")),
-                    once: None,
-                    rerun: rerun.to_owned(),
-                }
+                Outcome::Failed(format!("{failure}\n\nand the first time:\n{first}"))
             }
         };
-        self.lock().push(entry);
+        self.lock().push(Entry {
+            name: name.to_owned(),
+            outcome,
+            rerun: rerun.to_owned(),
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
@@ -85,13 +96,21 @@ impl Report {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Prints all failures in full and, as the very last line, the counts. True if nothing failed.
+    /// Prints all failures in full then what was not checked, and, as the very last line, the counts. True if nothing failed.
     pub(crate) fn close(&self, took: Duration) -> bool {
         let entries = self.lock();
-        let failures: Vec<&Entry> = entries.iter().filter(|e| e.failure.is_some()).collect();
-        let unsteady: Vec<&Entry> = entries.iter().filter(|e| e.once.is_some()).collect();
-        for entry in &unsteady {
-            let first = entry.once.as_deref().unwrap_or_default();
+        let mut failures = Vec::new();
+        let mut skipped = Vec::new();
+        let mut unsteady = Vec::new();
+        for entry in entries.iter() {
+            match &entry.outcome {
+                Outcome::Passed => {}
+                Outcome::Unsteady(first) => unsteady.push((entry, first)),
+                Outcome::Failed(how) => failures.push((entry, how)),
+                Outcome::Skipped(why) => skipped.push((entry, why)),
+            }
+        }
+        for (entry, first) in &unsteady {
             ui::line(&format!(
                 "\n──── unsteady {}: passed in a second run; the first time:\n{}\nagain: {}",
                 entry.name,
@@ -99,8 +118,7 @@ impl Report {
                 entry.rerun
             ));
         }
-        for entry in &failures {
-            let failure = entry.failure.as_deref().unwrap_or_default();
+        for (entry, failure) in &failures {
             ui::line(&format!(
                 "\n──── FAILED {}\n{}\nagain: {}",
                 entry.name,
@@ -110,19 +128,29 @@ impl Report {
         }
         if !failures.is_empty() {
             ui::line("\nfailed:");
-            for entry in &failures {
+            for (entry, _) in &failures {
                 ui::line(&format!("  {}    again: {}", entry.name, entry.rerun));
             }
         }
         if !unsteady.is_empty() {
             ui::line("\nunsteady (failed once, passed when run again):");
-            for entry in &unsteady {
+            for (entry, _) in &unsteady {
                 ui::line(&format!("  {}    again: {}", entry.name, entry.rerun));
             }
         }
-        let passed = entries.len() - failures.len();
+        if !skipped.is_empty() {
+            ui::line("\nNOT CHECKED, so nothing is known of:");
+            for (entry, why) in &skipped {
+                ui::line(&format!("  {}: {why}    again: {}", entry.name, entry.rerun));
+            }
+        }
+        let passed = entries.len() - failures.len() - skipped.len();
         ui::line(&format!("\nfinished in {}", ui::elapsed(took)));
-        ui::line(&format!("{passed} passed, {} failed", failures.len()));
+        let skipped = match skipped.len() {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        ui::line(&format!("{passed} passed, {} failed{skipped}", failures.len()));
         failures.is_empty() && passed > 0
     }
 }
@@ -131,18 +159,15 @@ impl Report {
 mod tests {
     use super::*;
 
-    const NONE: Duration = Duration::ZERO;
-
     #[test]
     fn a_second_run_decides_and_both_failures_are_told() {
         let report = Report::default();
-        report.again("a", NONE, "once", Ok(()), "again a");
-        assert!(report.lock()[0].failure.is_none());
-        assert_eq!(report.lock()[0].once.as_deref(), Some("once"));
-        assert!(report.close(NONE));
-        report.again("b", NONE, "once", Err("twice".to_owned()), "again b");
-        let failure = report.lock()[1].failure.clone().unwrap();
-        assert!(failure.contains("twice") && failure.contains("once"), "{failure}");
-        assert!(!report.close(NONE));
+        report.again("a", Duration::ZERO, "once", Ok(()), "again a");
+        assert!(matches!(&report.lock()[0].outcome, Outcome::Unsteady(first) if first == "once"));
+        assert!(report.close(Duration::ZERO));
+        report.again("b", Duration::ZERO, "once", Err("twice".to_owned()), "again b");
+        assert!(matches!(&report.lock()[1].outcome,
+            Outcome::Failed(both) if both.contains("twice") && both.contains("once")));
+        assert!(!report.close(Duration::ZERO));
     }
 }

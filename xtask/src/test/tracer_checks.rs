@@ -11,7 +11,7 @@ use crate::vm::Outcome;
 use crate::ws;
 
 /// Kernels that tracer attaches to.
-const TRACED: On = On::These(&[
+pub(super) const TRACED: On = On::These(&[
     "6.12", "6.16", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3", "oracle",
 ]);
 /// Those whose lock is a reference count.

@@ -1,0 +1,213 @@
+//! How much work the programs make for the verifier of each kernel, and whether that is still what it was.
+//!
+//! A kernel refuses a program at a million instructions, all ways through it counted. A program that comes near that fails on some
+//! kernel that nobody tried; one that suddenly takes much more than it did is looked at before that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::kernels::{self, FAMILIES, ORACLE};
+use crate::vm::{Guest, Tools};
+use crate::{ui, ws};
+
+/// How much more a program may take than the table says, in percent: a kernel's next release looks at some a little longer.
+const TOLERATED: u64 = 25;
+
+/// Instructions that a verifier looked at, by program.
+pub(crate) type Counts = BTreeMap<String, u64>;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifierArgs {
+    /// Only these kernels, by short name (all but 6.1, which tracer refuses)
+    kernels: Vec<String>,
+}
+
+fn table() -> PathBuf {
+    ws::root().join("tracer/tests/fixtures/verified.json")
+}
+
+fn read() -> Result<Value> {
+    let path = table();
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+/// What `tracer doctor --json` says of programs.
+pub(crate) fn counts(report: &Value) -> Result<Counts> {
+    let programs = report["programs"]
+        .as_array()
+        .context("the report has no programs")?;
+    let counts = programs.iter().map(|program| {
+        let name = program["name"].as_str().context("a program without a name")?;
+        let count = program["verified"].as_u64();
+        Ok((
+            name.to_owned(),
+            count.with_context(|| format!("{name} has no count"))?,
+        ))
+    });
+    counts.collect()
+}
+
+/// Holds what was counted on a kernel against the table.
+pub(crate) fn check(kernel: &str, seen: &Counts) -> Result<()> {
+    let table = read()?;
+    let known = &table[kernel]["programs"];
+    let known: Counts = serde_json::from_value(known.clone())
+        .ok()
+        .with_context(|| format!("{} has no kernel {kernel}; {}", table_name(), again(kernel)))?;
+    let differ = differ(&known, seen);
+    ensure!(
+        differ.is_empty(),
+        "the verifier's work is not what {} says:\n{}\nif that is how it has to be: {}",
+        table_name(),
+        differ.join("\n"),
+        again(kernel)
+    );
+    Ok(())
+}
+
+fn table_name() -> String {
+    let path = table();
+    path.strip_prefix(ws::root())
+        .unwrap_or(&path)
+        .display()
+        .to_string()
+}
+
+fn again(kernel: &str) -> String {
+    format!("`cargo xtask vm verifier {kernel}` writes it down")
+}
+
+/// What is not as known, a line each. To take less is no fault.
+fn differ(known: &Counts, seen: &Counts) -> Vec<String> {
+    let mut differ = Vec::new();
+    for (name, count) in seen {
+        match known.get(name) {
+            None => differ.push(format!("{name}: {count}, and it is not in there")),
+            Some(known) if count * 100 > known * (100 + TOLERATED) => differ.push(format!(
+                "{name}: {count} instead of {known}, more than {TOLERATED} % above"
+            )),
+            Some(_) => {}
+        }
+    }
+    let gone = known.keys().filter(|name| !seen.contains_key(*name));
+    differ.extend(gone.map(|name| format!("{name}: not loaded, and it is in there")));
+    differ
+}
+
+/// Boots kernels one after the other, and writes down what their verifiers say.
+pub(crate) fn command(args: &VerifierArgs) -> Result<()> {
+    let all = FAMILIES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| *name != "6.1");
+    let mut chosen: Vec<&str> = args.kernels.iter().map(String::as_str).collect();
+    if chosen.is_empty() {
+        chosen = all.chain([ORACLE]).collect();
+    }
+    let tools = Tools::get(true)?;
+    for name in chosen {
+        let kernel = kernels::get(name)?;
+        let version = kernel.version.clone();
+        let mut guest = Guest::new(kernel, tools.clone());
+        guest.timeout = Duration::from_secs(600);
+        let outcome = ui::step(&format!("loading all programs on {name}"), || {
+            guest.sh("tracer doctor --json")
+        })?;
+        let said = outcome.stdout_text();
+        let report: Value = serde_json::from_str(&said).with_context(|| {
+            format!(
+                "{name}: {said}{}",
+                outcome.trouble().unwrap_or_else(|| outcome.console_tail(20))
+            )
+        })?;
+        let counts = counts(&report)?;
+        ui::line(&format!("{name}: {}", summary(&counts)));
+        // After each, so that what has been booted for is not lost with the next one.
+        write(name, &version, &counts)?;
+    }
+    Ok(())
+}
+
+/// A line about a kernel.
+pub(crate) fn summary(counts: &Counts) -> String {
+    let most = counts.iter().max_by_key(|(_, count)| **count);
+    let most = most.map_or_else(String::new, |(name, count)| format!(", most {name} with {count}"));
+    format!(
+        "the verifier looked at {} instructions in {} programs{most}",
+        counts.values().sum::<u64>(),
+        counts.len()
+    )
+}
+
+fn write(kernel: &str, version: &str, counts: &Counts) -> Result<()> {
+    let path = table();
+    let mut table = if path.exists() { read()? } else { json!({}) };
+    // Of a kernel that is built here the version is a path.
+    let version = if version.contains('/') {
+        "built here"
+    } else {
+        version
+    };
+    table[kernel] = json!({"version": version, "programs": counts});
+    let text = serde_json::to_string_pretty(&table).context("writing JSON")?;
+    fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(list: &[(&str, u64)]) -> Counts {
+        list.iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect()
+    }
+
+    #[test]
+    fn what_a_kernel_says_is_read() {
+        let report = json!({"programs": [{"name": "a", "verified": 7}]});
+        assert_eq!(counts(&report).unwrap(), of(&[("a", 7)]));
+        for wrong in [json!({}), json!({"programs": [{"name": "a"}]})] {
+            assert!(counts(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn more_work_than_is_tolerated_is_told() {
+        let known = of(&[("a", 100), ("b", 100), ("c", 100)]);
+        assert!(differ(&known, &of(&[("a", 125), ("b", 100), ("c", 1)])).is_empty());
+        assert_eq!(
+            differ(&known, &of(&[("a", 126), ("b", 100), ("new", 1)])),
+            [
+                "a: 126 instead of 100, more than 25 % above",
+                "new: 1, and it is not in there",
+                "c: not loaded, and it is in there",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_table_has_every_kernel_and_no_program_near_the_end() {
+        let table = read().unwrap();
+        let kernels = FAMILIES
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| *name != "6.1");
+        for kernel in kernels.chain([ORACLE]) {
+            let counts: Counts = serde_json::from_value(table[kernel]["programs"].clone())
+                .unwrap_or_else(|error| panic!("{kernel}: {error}"));
+            assert!(counts.len() > 20, "{kernel}: {counts:?}");
+            for (name, count) in counts {
+                // Five times what is looked at may still be let in.
+                assert!(count < 200_000, "{kernel}: {name} takes {count}");
+            }
+        }
+    }
+}
