@@ -17,9 +17,11 @@ use crate::kernel::{Depth, NoTypes};
 use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::probe::{self, Refusal, Wishes, attach};
 use crate::recording::{self, RecordWriter, is_broken_pipe};
+use crate::say::tell;
 use crate::sink::address::Addresses;
 use crate::sink::stats::{self, Inputs};
 use crate::sink::text as words;
@@ -44,7 +46,7 @@ const IMPOSSIBLE: u8 = 4;
 
 /// Runs the program; gives its exit code.
 pub fn main() -> u8 {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     logger::install(cli.verbose);
     match run(cli) {
         Ok(code) => code,
@@ -53,7 +55,7 @@ pub fn main() -> u8 {
                 || error.downcast_ref::<NoTypes>().is_some()
                 || error.downcast_ref::<watch::Impossible>().is_some() =>
         {
-            eprintln!("tracer: {error:#}");
+            tell!("{error:#}");
             IMPOSSIBLE
         }
         // Whoever read our output has seen enough.
@@ -69,10 +71,24 @@ pub fn main() -> u8 {
             } else {
                 ""
             };
-            eprintln!("tracer: {place}{error:#}");
+            tell!("{place}{error:#}");
             FAILED
         }
     }
+}
+
+/// Ends the program with what is wrong with its arguments, or with help. Arguments come from scripts and from names of
+/// files, too, and are in the message as they were given.
+fn refuse(error: &clap::Error) -> ! {
+    let is_harmless = std::env::args_os()
+        .skip(1)
+        .all(|argument| !argument.to_string_lossy().contains(outside::is_harmful));
+    if is_harmless || !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let _ = crate::say::lines(&mut io::stderr().lock(), &text);
+    std::process::exit(error.exit_code());
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -80,8 +96,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     if let Some(command) = &cli.command
         && cli.top.is_set()
     {
-        eprintln!(
-            "tracer: options before the command are those of `top`; put them after {}",
+        tell!(
+            "options before the command are those of `top`; put them after {}",
             command.name()
         );
         return Ok(USAGE);
@@ -111,7 +127,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),
         Some(Command::Judge(args)) => Ok(if judge::run(&args)? { DONE } else { VIOLATION }),
         Some(Command::Man { folder: Some(folder) }) => {
-            let said = || format!("cannot write manual pages to {}", folder.display());
+            let said = || format!("cannot write manual pages to {}", outside::path(&folder));
             clap_mangen::generate_to(Cli::command(), &folder).with_context(said)?;
             Ok(DONE)
         }
@@ -149,8 +165,8 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
     let bytes = recorder.writer.bytes_written();
     let summary = recorder.writer.finish(&outcome.losses, reason)?;
     recorder.progress.clear();
-    eprintln!(
-        "tracer: {} events, {} dropped, {} gaps, {} KiB",
+    tell!(
+        "{} events, {} dropped, {} gaps, {} KiB",
         words::count(summary.events),
         words::count(outcome.losses.dropped()),
         words::count(summary.gaps),
@@ -158,8 +174,8 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
     );
     let Losses { marks, stacks, .. } = outcome.losses;
     if marks + stacks > 0 {
-        eprintln!(
-            "tracer: {} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
+        tell!(
+            "{} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
             words::count(marks),
             words::count(stacks)
         );
@@ -224,7 +240,7 @@ impl Progress {
         if let Some(next) = self.next
             && Instant::now() >= next
         {
-            eprint!("\r\x1b[K{}", line());
+            crate::say::progress(&line());
             self.next = Some(Instant::now() + Duration::from_millis(500));
             self.shown = true;
         }
@@ -232,7 +248,7 @@ impl Progress {
 
     pub(crate) fn clear(&self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            crate::say::progress("");
         }
     }
 }
@@ -307,7 +323,7 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                file.display()
+                outside::path(&file)
             );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;
@@ -344,7 +360,7 @@ fn analyse<S: Source>(
     }
     let (complete, warnings) = end(source);
     for warning in &warnings {
-        eprintln!("tracer: {warning}");
+        tell!("{warning}");
     }
     let report = stats::Report::new(&Inputs {
         info: &info,
@@ -386,7 +402,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     };
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
-        std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", outside::path(&file)))?;
     }
     // It attaches for real, since only that tells what the kernel refuses; but records nothing.
     let options = attach::Options {
@@ -417,9 +433,9 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     log::info!("detached in {} ms", start.elapsed().as_millis());
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(out, "{}", outside::formats::json_pretty(&report)?)?;
     } else {
-        out.write_all(report.text().as_bytes())?;
+        crate::say::lines(&mut out, &report.text())?;
     }
     Ok(DONE)
 }

@@ -20,6 +20,7 @@ pub mod live_setup;
 pub mod logger;
 pub mod model;
 pub mod order;
+pub mod outside;
 pub mod pipeline;
 pub mod probe;
 pub mod provoke;

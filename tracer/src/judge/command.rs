@@ -10,7 +10,9 @@ use tracer_common::wire::Event;
 use super::places::Places;
 use super::{Judge, Part, Report};
 use crate::info::Losses;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
+use crate::say::tell;
 use crate::source::Source as _;
 use crate::source::replay::Replay;
 
@@ -66,7 +68,7 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<bool> {
     anyhow::ensure!(
         info.truth,
         "{} was not made with --truth: there is nothing to judge it by",
-        args.file.display()
+        outside::path(&args.file)
     );
     let mut bench = Bench {
         judge: Judge::new(&info, parts),
@@ -74,24 +76,24 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<bool> {
     };
     let outcome = pipeline::run(&mut replay, &mut Stop::new(None)?, &mut bench)?;
     if let Some(warning) = replay.warning() {
-        eprintln!("tracer: {warning}");
+        tell!("{warning}");
     }
     bench.judge.finish();
     let places = Places::new(&info, args.kallsyms.as_deref());
     let report = Report::new(&bench.judge, &info, &outcome.losses, &places);
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(out, "{}", outside::formats::json_pretty(&report)?)?;
     } else {
-        out.write_all(report.text().as_bytes())?;
+        crate::say::lines(&mut out, &report.text())?;
     }
     out.flush()?;
     Ok(report.exact)
 }
 
 fn read_parts(path: &Path) -> anyhow::Result<Vec<Part>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse_parts(&text).with_context(|| format!("in {}", path.display()))
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", outside::path(&path)))?;
+    parse_parts(&text).with_context(|| format!("in {}", outside::path(&path)))
 }
 
 pub(super) fn parse_parts(text: &str) -> anyhow::Result<Vec<Part>> {

@@ -20,6 +20,7 @@ use super::index::{Entry, Index};
 use super::sync::Syncer;
 use crate::clock;
 use crate::info::{Anchor, Losses, SourceInfo};
+use crate::outside;
 use crate::stacks::{Stack, Stacks};
 
 /// Events in a block at most. Small enough to be found and read in milliseconds, large enough for zstd to learn.
@@ -90,7 +91,7 @@ pub fn create(path: &Path, info: &SourceInfo) -> anyhow::Result<RecordWriter> {
         let file = File::from(stdout.context("cannot write to standard output")?);
         return RecordWriter::new(Target::Stream(file), "standard output".into(), info);
     }
-    let name = path.display().to_string();
+    let name = outside::path(path);
     let (file, is_regular) = open_file(path).with_context(|| format!("cannot write the recording {name}"))?;
     let target = if is_regular {
         Target::File(file)

@@ -17,6 +17,7 @@ use tracer_common::wire::{COMM_LEN, Event, Kind, Provenance, Reason, sched};
 use super::address::Addresses;
 use crate::export::{Ending, Exporter, Interval, PrivacyArgs};
 use crate::info::SourceInfo;
+use crate::outside;
 use crate::stacks::Stacks;
 use crate::state::{Lock, Meta, What};
 
@@ -73,7 +74,7 @@ impl ParquetWriter {
                 names((0..4).map(|bits| Provenance::from_bits(bits).name())),
                 names(Reason::ALL.iter().map(|reason| reason.name())),
                 names(Lock::ALL.iter().map(|lock| lock.name())),
-                names(info.sites.iter().map(|site| &site.function)),
+                names(info.sites.iter().map(|site| outside::plain(&site.function))),
             ],
         };
         Ok(Self {
@@ -275,8 +276,7 @@ fn stack(texts: &mut Texts<u32>, number: u32, stacks: &Stacks) -> Option<usize> 
 }
 
 fn comm(raw: &[u8; COMM_LEN]) -> String {
-    let end = raw.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
-    String::from_utf8_lossy(&raw[..end]).into_owned()
+    outside::name(raw).into_owned()
 }
 
 /// What a file says of its recording.

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::Sites;
+use crate::outside;
 
 /// Changes whenever the matcher or its output does.
 const VERSION: u32 = 4;
@@ -55,7 +56,7 @@ impl Cache {
         let Some(path) = self.path(key) else {
             return Ok(None);
         };
-        let ignored = |why: &str| format!("{} is ignored: {why}", path.display());
+        let ignored = |why: &str| format!("{} is ignored: {why}", outside::path(&path));
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ignored(&error.to_string())),
@@ -89,7 +90,7 @@ impl Cache {
     /// With a line for people.
     pub fn store(&self, key: &str, sites: &Sites) -> Result<(), String> {
         let Some(path) = self.path(key) else { return Ok(()) };
-        let failed = |error: std::io::Error| format!("{} cannot be written: {error}", path.display());
+        let failed = |error: std::io::Error| format!("{} cannot be written: {error}", outside::path(&path));
         fs::create_dir_all(&self.folder).map_err(failed)?;
         let body = serde_json::to_string(sites).map_err(|error| failed(error.into()))?;
         let sum = crc32fast::hash(body.as_bytes());

@@ -9,6 +9,7 @@ use super::sites::{Confidence, FoundSite, Kprobe, Place, Sites};
 use super::source::build_id;
 use super::{Blacklist, Cache, Capture, Offsets, Symbols, Text, TextError};
 use crate::kernel::Btf;
+use crate::outside;
 use crate::say::say;
 
 /// How much text a capture holds, about.
@@ -179,7 +180,7 @@ fn remembered(args: &SitesArgs) -> Option<Sites> {
 pub fn main_sites(args: &SitesArgs) -> anyhow::Result<()> {
     let sites = discover(args)?;
     if args.json {
-        say!("{}", serde_json::to_string_pretty(&sites)?);
+        say!("{}", outside::formats::json_pretty(&sites)?);
     } else {
         crate::say::text(format_args!("{}", table(&sites)));
     }

@@ -17,6 +17,7 @@ use super::columns::{Batch, Column, Fixed};
 use super::schema::Table;
 use super::texts::TextWriter;
 use crate::export::{Output, Whole};
+use crate::outside;
 
 /// Batches that wait to be encoded: memory is bounded by this.
 const QUEUE: usize = 1;
@@ -194,7 +195,7 @@ impl Place {
             .recursive(true)
             .mode(0o700)
             .create(&folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot make the folder {}", outside::path(&folder)))?;
         let path = folder.join(format!("{}-{part}.parquet", self.recording));
         let output = Output::create(&path)?;
         let schema = self.schemas[table as usize].clone();
@@ -219,7 +220,7 @@ impl Place {
                     let path = file.path();
                     if own && !new.contains(&path) {
                         fs::remove_file(&path)
-                            .with_context(|| format!("cannot replace {}", path.display()))?;
+                            .with_context(|| format!("cannot replace {}", outside::path(&path)))?;
                     }
                 }
             }

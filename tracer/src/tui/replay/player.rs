@@ -50,6 +50,8 @@ pub struct Player {
     world: World,
     first_ns: u64,
     ended: bool,
+    /// Whether addresses of the kernel are kept as they are.
+    raw: bool,
     start: Place,
 }
 
@@ -67,11 +69,18 @@ impl Player {
             first_ns: 0,
             world: World::new(info, LOG),
             ended: false,
+            raw: false,
             start: source.place(),
             source,
         };
         player.first_ns = player.peek()?.unwrap_or(player.source.info().start_monotonic_ns);
         Ok(player)
+    }
+
+    /// Keeps the addresses of the kernel as they are; to be called before the first event.
+    pub fn keep_addresses(&mut self) {
+        self.raw = true;
+        self.world.keep_addresses();
     }
 
     /// The world as it is here.
@@ -193,6 +202,9 @@ impl Player {
         self.order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
         let trigger = self.world.trigger().cloned();
         self.world = World::new(info, LOG);
+        if self.raw {
+            self.world.keep_addresses();
+        }
         self.world.set_trigger(trigger);
         self.ready.clear();
         self.ended = false;
