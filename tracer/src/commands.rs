@@ -1,6 +1,7 @@
 //! What each command does: wires the parts together and turns errors into exit codes.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use crate::check::accounting::Accounting;
 use crate::child::Output;
 use crate::cli::{Cli, Command, DoctorArgs, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
 use crate::contention::Contention;
+use crate::disk;
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
 use crate::kernel::{Depth, NoTypes};
@@ -128,7 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Judge(args)) => Ok(if judge::run(&args)? { DONE } else { VIOLATION }),
         Some(Command::Man { folder: Some(folder) }) => {
             let said = || format!("cannot write manual pages to {}", outside::path(&folder));
-            clap_mangen::generate_to(Cli::command(), &folder).with_context(said)?;
+            manual(&folder).with_context(said)?;
             Ok(DONE)
         }
         Some(Command::Man { folder: None }) => {
@@ -140,6 +142,25 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
+}
+
+/// Writes the manual pages of the program and of all commands that are not hidden.
+fn manual(folder: &Path) -> anyhow::Result<()> {
+    fn pages(command: &clap::Command, folder: &Path) -> anyhow::Result<()> {
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            pages(command, folder)?;
+        }
+        let page = clap_mangen::Man::new(command.clone());
+        let mut text = Vec::new();
+        page.render(&mut text)?;
+        // Everybody may read how the program is used.
+        disk::replace_public(&folder.join(page.get_filename()), &text)?;
+        Ok(())
+    }
+
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    pages(&command, folder)
 }
 
 fn top(args: &LiveArgs, screen: &ScreenArgs, log: bool) -> anyhow::Result<u8> {
@@ -402,7 +423,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     };
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
-        std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", outside::path(&file)))?;
+        disk::replace(file, (text + "\n").as_bytes()).with_context(|| format!("cannot write {}", outside::path(&file)))?;
     }
     // It attaches for real, since only that tells what the kernel refuses; but records nothing.
     let options = attach::Options {

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod contention;
+pub mod disk;
 pub mod doctor;
 pub mod export;
 pub mod files;

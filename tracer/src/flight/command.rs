@@ -1,8 +1,5 @@
 //! `tracer record --on`: wires a source to the recorder.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
-
 use anyhow::Context as _;
 use tracer_common::wire::Event;
 
@@ -11,6 +8,7 @@ use super::ring::Limits;
 use crate::child::Output;
 use crate::cli::RecordArgs;
 use crate::commands::Progress;
+use crate::disk;
 use crate::info::Losses;
 use crate::live_setup::{self, Started};
 use crate::order::Order;
@@ -60,7 +58,8 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
         );
     } else {
         // Better now than when the moment has come.
-        writable(&args.output)?;
+        disk::check(&args.output)
+            .with_context(|| format!("cannot write the recording {}", outside::path(&args.output)))?;
     }
     Ok(Options {
         output: args.output.clone(),
@@ -72,22 +71,6 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
         after_ns: u64::try_from(args.after.as_nanos()).unwrap_or(u64::MAX),
         times,
     })
-}
-
-/// Whether files can be made where this one is to be.
-fn writable(path: &Path) -> anyhow::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let name =
-        std::ffi::CString::new(folder.as_os_str().as_bytes()).context("a zero byte in a file's name")?;
-    // SAFETY: the name ends in a zero byte.
-    if unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(error).with_context(|| format!("cannot write the recording {}", outside::path(&path)));
-    }
-    Ok(())
 }
 
 fn watch<S: Source>(source: &mut S, mut stop: Stop, options: Options) -> anyhow::Result<()> {

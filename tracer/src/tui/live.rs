@@ -18,6 +18,7 @@ use crate::info::{CpuLosses, Losses, SourceInfo};
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::recording::{self, RecordWriter};
+use crate::sink::address::Addresses;
 use crate::source::Source;
 use crate::stacks::Stacks;
 
@@ -42,7 +43,7 @@ pub fn run<S: Source>(source: &mut S, stop: &mut Stop, args: &ScreenArgs) -> any
     log::set_max_level(log::LevelFilter::Off);
     let mut watcher = Watcher::new(Arc::new(source.info().clone()), desk, args.frame());
     if args.raw_addresses {
-        watcher.world.keep_addresses();
+        watcher.world.show_addresses(Addresses::raw());
     }
     let result = pipeline::run(source, stop, &mut watcher);
     let finished = watcher.finish();

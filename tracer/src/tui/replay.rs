@@ -21,6 +21,7 @@ use super::snapshot::{MarkKind, ReplayState, Request};
 use super::{ScreenArgs, require_terminal, screen};
 use crate::cli::parse_duration;
 use crate::outside;
+use crate::sink::address::Addresses;
 use index::Index;
 use player::Player;
 
@@ -64,8 +65,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     require_terminal()?;
     let mut reader = Player::open(&args.file)?;
     if args.screen.raw_addresses {
-        player.keep_addresses();
-        reader.keep_addresses();
+        player.show_addresses(Addresses::raw());
+        reader.show_addresses(Addresses::raw());
     }
     let (board, desk) = feed::pair();
     let app = args.screen.app(true);

@@ -185,9 +185,9 @@ impl World {
         }
     }
 
-    /// Keeps the addresses of the kernel as they are; to be called before the first event.
-    pub fn keep_addresses(&mut self) {
-        self.addresses = Addresses::raw();
+    /// Shows the addresses of the kernel otherwise; to be called before the first event.
+    pub fn show_addresses(&mut self, addresses: Addresses) {
+        self.addresses = addresses;
     }
 
     /// Takes one event in, in the order of time.

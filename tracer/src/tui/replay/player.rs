@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracer_common::wire::Event;
 
 use crate::order::Order;
+use crate::sink::address::Addresses;
 use crate::source::replay::{Place, Replay};
 use crate::source::{Poll, Source as _};
 use crate::tui::world::{LOG, Noted, World};
@@ -50,8 +51,8 @@ pub struct Player {
     world: World,
     first_ns: u64,
     ended: bool,
-    /// Whether addresses of the kernel are kept as they are.
-    raw: bool,
+    /// How to show addresses of the kernel, if not as the recording says.
+    addresses: Option<Addresses>,
     start: Place,
 }
 
@@ -69,7 +70,7 @@ impl Player {
             first_ns: 0,
             world: World::new(info, LOG),
             ended: false,
-            raw: false,
+            addresses: None,
             start: source.place(),
             source,
         };
@@ -77,10 +78,10 @@ impl Player {
         Ok(player)
     }
 
-    /// Keeps the addresses of the kernel as they are; to be called before the first event.
-    pub fn keep_addresses(&mut self) {
-        self.raw = true;
-        self.world.keep_addresses();
+    /// Shows the addresses of the kernel otherwise; to be called before the first event.
+    pub fn show_addresses(&mut self, addresses: Addresses) {
+        self.world.show_addresses(addresses.clone());
+        self.addresses = Some(addresses);
     }
 
     /// The world as it is here.
@@ -202,8 +203,8 @@ impl Player {
         self.order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
         let trigger = self.world.trigger().cloned();
         self.world = World::new(info, LOG);
-        if self.raw {
-            self.world.keep_addresses();
+        if let Some(addresses) = &self.addresses {
+            self.world.show_addresses(addresses.clone());
         }
         self.world.set_trigger(trigger);
         self.ready.clear();

@@ -7,6 +7,7 @@ use tracer_common::wire::{Event, Kind, flag};
 
 use crate::info::{KernelInfo, Losses, SiteInfo, SourceInfo, UnseenInfo};
 use crate::recording;
+use crate::sink::address::Addresses;
 use crate::tui::replay::player::Player;
 use crate::tui::world::{LOG, World};
 
@@ -30,6 +31,8 @@ pub(super) fn info() -> SourceInfo {
         },
         self_pid: 41,
         start_monotonic_ns: START,
+        // So that addresses have the same names each time.
+        address_key: "0123456789abcdef0123456789abcdef".into(),
         sites: vec![
             site("mmap_acquire", "mmap_lock_acquire_returned", "tp_btf", "observed"),
             site("vma_read_acquire", "lock_vma_under_rcu", "fexit", "observed"),
@@ -214,6 +217,8 @@ pub(super) fn real(folder: &Folder) -> PathBuf {
 pub(super) fn stuck() -> World {
     let folder = Folder::new("stuck");
     let mut player = Player::open(&real(&folder)).unwrap();
+    // It is from before recordings had a key.
+    player.show_addresses(Addresses::of(&info()));
     while player.peek().unwrap().is_some_and(|ns| ns <= STUCK_NS) {
         player.next().unwrap();
     }
