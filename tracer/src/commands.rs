@@ -423,7 +423,8 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     };
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
-        disk::replace(file, (text + "\n").as_bytes()).with_context(|| format!("cannot write {}", outside::path(&file)))?;
+        disk::replace(file, (text + "\n").as_bytes())
+            .with_context(|| format!("cannot write {}", outside::path(&file)))?;
     }
     // It attaches for real, since only that tells what the kernel refuses; but records nothing.
     let options = attach::Options {

@@ -73,14 +73,19 @@ impl Folder {
         let folder = walk(path, Trust::Own, make)?;
         let meta = folder.metadata()?;
         if meta.uid() != at::user() || meta.mode() & 0o022 != 0 {
-            return Err(refused(format!("others can write to the folder {}", outside::path(path))));
+            return Err(refused(format!(
+                "others can write to the folder {}",
+                outside::path(path)
+            )));
         }
         Ok(Self(folder))
     }
 
     /// The folder that a file is in, and its name there.
     fn around(path: &Path) -> io::Result<(Self, OsString)> {
-        let name = path.file_name().ok_or_else(|| io::Error::other("it has no name"))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| io::Error::other("it has no name"))?;
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -113,7 +118,12 @@ impl Folder {
     /// # Errors
     /// If it is something else.
     pub fn read_own(&self, name: &OsStr) -> io::Result<File> {
-        let file = at::open(Some(&self.0), name, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0);
+        let file = at::open(
+            Some(&self.0),
+            name,
+            libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK,
+            0,
+        );
         let file = file.map_err(|error| match error.raw_os_error() {
             Some(libc::ELOOP) => refused("it is a symbolic link"),
             _ => error,
@@ -253,7 +263,9 @@ pub fn inherited(path: &Path) -> Option<io::Result<File>> {
         "/dev/stdout" => 1,
         "/dev/stderr" => 2,
         path => {
-            let number = path.strip_prefix("/dev/fd/").or_else(|| path.strip_prefix("/proc/self/fd/"));
+            let number = path
+                .strip_prefix("/dev/fd/")
+                .or_else(|| path.strip_prefix("/proc/self/fd/"));
             number?.parse().ok()?
         }
     };
@@ -322,7 +334,9 @@ pub fn overwrite(path: &Path) -> io::Result<Target> {
 fn overwritable(folder: &Folder, meta: &Metadata) -> io::Result<bool> {
     let kind = meta.file_type();
     if kind.is_symlink() {
-        return Err(refused("it is a symbolic link, which is not followed; name the file itself"));
+        return Err(refused(
+            "it is a symbolic link, which is not followed; name the file itself",
+        ));
     }
     if kind.is_fifo() || kind.is_char_device() {
         return folder.trusts_stream(meta).map(|()| true);
@@ -353,7 +367,9 @@ pub fn stream(path: &Path) -> io::Result<Option<File>> {
         return stream.map(Some);
     }
     let (folder, name) = Folder::around(path)?;
-    let Some(meta) = folder.look(&name)? else { return Ok(None) };
+    let Some(meta) = folder.look(&name)? else {
+        return Ok(None);
+    };
     let kind = meta.file_type();
     if kind.is_dir() {
         return Err(io::Error::other("it is a folder; name a file in it"));

@@ -113,7 +113,12 @@ impl SourceInfo {
             outside::clean(text);
         }
         for part in parts {
-            for text in [&mut part.file, &mut part.host, &mut part.boot_id, &mut part.release] {
+            for text in [
+                &mut part.file,
+                &mut part.host,
+                &mut part.boot_id,
+                &mut part.release,
+            ] {
                 outside::clean(text);
             }
         }
@@ -134,12 +139,22 @@ impl SourceInfo {
             }
         }
         for one in unseen {
-            for text in [&mut one.operation, &mut one.function, &mut one.reason, &mut one.remedy] {
+            for text in [
+                &mut one.operation,
+                &mut one.function,
+                &mut one.reason,
+                &mut one.remedy,
+            ] {
                 outside::clean(text);
             }
         }
         if let Some(Flight { fired, .. }) = flight {
-            for text in [&mut fired.trigger, &mut fired.comm, &mut fired.lock, &mut fired.what] {
+            for text in [
+                &mut fired.trigger,
+                &mut fired.comm,
+                &mut fired.lock,
+                &mut fired.what,
+            ] {
                 outside::clean(text);
             }
         }

@@ -114,8 +114,21 @@ mod tests {
 
     #[test]
     fn what_people_write_stays() {
-        for text in ["größe", "日本語", "עברית", "العربية", "e\u{301}", "–…µ", "\u{fffd}", "🦀", ""] {
-            assert!(matches!(plain(text), Cow::Borrowed(same) if same == text), "{text}");
+        for text in [
+            "größe",
+            "日本語",
+            "עברית",
+            "العربية",
+            "e\u{301}",
+            "–…µ",
+            "\u{fffd}",
+            "🦀",
+            "",
+        ] {
+            assert!(
+                matches!(plain(text), Cow::Borrowed(same) if same == text),
+                "{text}"
+            );
         }
     }
 
@@ -134,7 +147,10 @@ mod tests {
                 let is_filler = matches!(char, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}');
                 let is_mark = matches!(char, '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{fe00}'..='\u{fe0f}'
                     | '\u{e0100}'..='\u{e01ef}');
-                assert!(escaped || is_filler || is_mark, "{char:?} is shown as it is by others");
+                assert!(
+                    escaped || is_filler || is_mark,
+                    "{char:?} is shown as it is by others"
+                );
             }
         }
     }

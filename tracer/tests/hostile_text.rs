@@ -23,7 +23,9 @@ const CORPUS: &str = include_str!("fixtures/hostile/corpus.txt");
 
 /// The corpus, and what is too long.
 fn corpus() -> Vec<Vec<u8>> {
-    let lines = CORPUS.lines().filter(|line| !line.starts_with("# ") || *line == "# HELP x y");
+    let lines = CORPUS
+        .lines()
+        .filter(|line| !line.starts_with("# ") || *line == "# HELP x y");
     let mut all: Vec<_> = lines.map(unescape).collect();
     assert!(all.len() > 60);
     all.push("long ".repeat(5_000).into_bytes());
@@ -58,7 +60,8 @@ fn unescape(line: &str) -> Vec<u8> {
 /// Where a recording has text that is no bytes, as JSON does.
 fn texts() -> Vec<String> {
     let all = corpus().into_iter();
-    all.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    all.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .collect()
 }
 
 /// The pieces of the corpus that fit into the name of a command, in turn: no zero bytes, up to 15.
@@ -140,8 +143,14 @@ fn mixed(folder: &tempfile::TempDir) -> PathBuf {
     let names = names();
     let mut next = 0;
     // Of a name each, so that tables have a row for each.
-    let path = folder.path().join(OsStr::from_bytes(b"mixed \x1b]0;x\x07\n\xe2\x80\xaetracer: x\xff.rec"));
-    let all: String = texts().iter().filter(|text| text.len() < 100).map(String::as_str).collect();
+    let path = folder.path().join(OsStr::from_bytes(
+        b"mixed \x1b]0;x\x07\n\xe2\x80\xaetracer: x\xff.rec",
+    ));
+    let all: String = texts()
+        .iter()
+        .filter(|text| text.len() < 100)
+        .map(String::as_str)
+        .collect();
     outputs::record(&path, &info(&all), &stacks(&all), |event: &mut Event| {
         if event.kind != Kind::Gap {
             event.header.comm = names[next % names.len()];
@@ -160,7 +169,10 @@ fn check(said: &Said) {
     for line in text.lines() {
         assert!(!line.starts_with("tracer: error: made up"), "{name}: {line}");
         if name.ends_with('!') {
-            assert!(line.starts_with("tracer: "), "{name}: a line that is not ours: {line}");
+            assert!(
+                line.starts_with("tracer: "),
+                "{name}: a line that is not ours: {line}"
+            );
         }
     }
 }
@@ -168,7 +180,12 @@ fn check(said: &Said) {
 fn around(text: &str, harmful: Option<char>) -> String {
     let at = harmful.and_then(|char| text.find(char)).unwrap_or_default();
     let chars: Vec<char> = text[..at].chars().rev().take(60).collect();
-    chars.into_iter().rev().chain(text[at..].chars().take(60)).map(|char| char.escape_default().to_string()).collect()
+    chars
+        .into_iter()
+        .rev()
+        .chain(text[at..].chars().take(60))
+        .map(|char| char.escape_default().to_string())
+        .collect()
 }
 
 /// Packed bytes are not text; what would be harmful there is looked for as it would be.
@@ -184,13 +201,20 @@ fn check_packed(said: &Said) {
         assert_eq!(found, None, "{}: {text:?}", said.name);
     }
     for part in ["\x1b[", "\x1b]", "\u{202e}exe", "\u{9b}31m", "\u{2066}a"] {
-        assert_eq!(memchr::memmem::find(&said.bytes, part.as_bytes()), None, "{}: {part:?}", said.name);
+        assert_eq!(
+            memchr::memmem::find(&said.bytes, part.as_bytes()),
+            None,
+            "{}: {part:?}",
+            said.name
+        );
     }
 }
 
 fn check_csv(said: &Said, columns: Option<usize>) {
     let text = said.text();
-    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(false)
+        .from_reader(text.as_bytes());
     let named = reader.headers().unwrap().len();
     assert!(columns.is_none_or(|columns| columns == named), "{named}");
     let mut rows = 0;
@@ -208,7 +232,9 @@ fn check_csv(said: &Said, columns: Option<usize>) {
 fn check_jsonl(said: &Said) {
     let names: Vec<String> = names()
         .iter()
-        .map(|name| String::from_utf8_lossy(&name[..name.iter().position(|&byte| byte == 0).unwrap()]).into_owned())
+        .map(|name| {
+            String::from_utf8_lossy(&name[..name.iter().position(|&byte| byte == 0).unwrap()]).into_owned()
+        })
         .collect();
     let mut found = std::collections::BTreeSet::new();
     for line in said.text().lines() {
@@ -225,8 +251,17 @@ fn check_jsonl(said: &Said) {
 fn check_markup(said: &Said, tags: &[&str]) {
     let text = said.text();
     for part in text.split('<').skip(1) {
-        let name = part.trim_start_matches('/').split([' ', '>', '\n', '/']).next().unwrap();
-        assert!(tags.contains(&name), "{}: <{}", said.name, part.chars().take(60).collect::<String>());
+        let name = part
+            .trim_start_matches('/')
+            .split([' ', '>', '\n', '/'])
+            .next()
+            .unwrap();
+        assert!(
+            tags.contains(&name),
+            "{}: <{}",
+            said.name,
+            part.chars().take(60).collect::<String>()
+        );
         // No attribute has come in from outside.
         let tag = part.split('>').next().unwrap();
         for no in ["onload", "onerror", "javascript:", "evil"] {
@@ -237,7 +272,11 @@ fn check_markup(said: &Said, tags: &[&str]) {
     for (entity, _) in text.match_indices('&').map(|(at, _)| (&text[at..], ())) {
         let known = ["&amp;", "&lt;", "&gt;", "&quot;", "&#39;"];
         let is_known = known.iter().any(|known| entity.starts_with(known));
-        assert!(is_known || said.name.contains("html"), "{}", entity.chars().take(20).collect::<String>());
+        assert!(
+            is_known || said.name.contains("html"),
+            "{}",
+            entity.chars().take(20).collect::<String>()
+        );
     }
 }
 
@@ -254,7 +293,9 @@ fn check_policy(page: &str) {
     assert_eq!(parts[3..], ["base-uri 'none'", "form-action 'none'"]);
     for (part, kind) in [(parts[1], "script-src"), (parts[2], "style-src")] {
         let hash = part.strip_prefix(kind).unwrap().trim();
-        let hash = hash.strip_prefix("'sha256-").and_then(|rest| rest.strip_suffix("='"));
+        let hash = hash
+            .strip_prefix("'sha256-")
+            .and_then(|rest| rest.strip_suffix("='"));
         assert_eq!(hash.map(str::len), Some(43), "{part}");
     }
     // Before anything that others chose.
@@ -288,11 +329,16 @@ fn check_metrics(said: &Said) {
             continue;
         }
         assert!(line.starts_with("tracer_"), "{line}");
-        let Some((_, rest)) = line.split_once('{') else { continue };
+        let Some((_, rest)) = line.split_once('{') else {
+            continue;
+        };
         let mut is_quoted = false;
         let mut chars = rest.chars();
         let end = loop {
-            match chars.next().unwrap_or_else(|| panic!("a label does not end: {line}")) {
+            match chars
+                .next()
+                .unwrap_or_else(|| panic!("a label does not end: {line}"))
+            {
                 '\\' => assert!(matches!(chars.next(), Some('\\' | '"' | 'n')), "{line}"),
                 '"' => is_quoted = !is_quoted,
                 '}' if !is_quoted => break chars.as_str(),
@@ -311,7 +357,11 @@ fn no_output_takes_them_for_anything_but_text() {
     let mut checked = std::collections::BTreeMap::new();
     for said in outputs::all(&path, folder.path(), &["--command-lines"]) {
         let name = said.name.as_str();
-        let form = name.split("-f ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        let form = name
+            .split("-f ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next())
+            .unwrap_or_default();
         let form = if name.ends_with('!') { "said" } else { form };
         *checked.entry(form.to_owned()).or_insert(0) += 1;
         match form {
@@ -333,7 +383,13 @@ fn no_output_takes_them_for_anything_but_text() {
                             output span svg path rect figure figcaption details summary ol ul li label input table thead \
                             tbody tr th td";
                 let tags: Vec<_> = tags.split_whitespace().collect();
-                check_markup(&Said { name: said.name.clone(), bytes }, &tags);
+                check_markup(
+                    &Said {
+                        name: said.name.clone(),
+                        bytes,
+                    },
+                    &tags,
+                );
             }
             _ if name.starts_with("serve,") => check_metrics(&said),
             _ if name.starts_with("screen") && name.ends_with("csv") => check_csv(&said, None),
@@ -345,7 +401,16 @@ fn no_output_takes_them_for_anything_but_text() {
         }
         check(&said);
     }
-    for form in ["csv", "jsonl", "folded", "flamegraph", "html", "parquet", "perfetto", "said"] {
+    for form in [
+        "csv",
+        "jsonl",
+        "folded",
+        "flamegraph",
+        "html",
+        "parquet",
+        "perfetto",
+        "said",
+    ] {
         assert!(checked.contains_key(form), "{form} of {checked:?}");
     }
 }
@@ -365,7 +430,9 @@ fn each_text_alone_is_no_more_than_a_host() {
             check(&said);
             check_metrics(&said);
         }
-        strings(&otlp(&metrics, 5), &mut |found| assert!(!found.contains(is_harmful), "{found:?}"));
+        strings(&otlp(&metrics, 5), &mut |found| {
+            assert!(!found.contains(is_harmful), "{found:?}")
+        });
     }
 }
 
@@ -385,7 +452,10 @@ fn strings(value: &Value, check: &mut impl FnMut(&str)) {
 
 /// As the terminal of whoever called the program would get it.
 fn complaint(arguments: &[OsString]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tracer")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tracer"))
+        .args(arguments)
+        .output()
+        .unwrap();
     assert_ne!(output.status.code(), Some(0), "{arguments:?}");
     assert_ne!(output.status.code(), None, "{arguments:?}");
     for bytes in [output.stdout, output.stderr] {
@@ -405,14 +475,21 @@ fn errors_about_them_are_no_orders() {
     let folder = outputs::folder();
     let good = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recordings/v2.rec");
     // Those of which a file's name can be made, one of each sort, since each is a process or twenty.
-    let evil: Vec<_> = corpus().into_iter().filter(|bytes| !bytes.is_empty() && bytes.len() < 200).step_by(3).collect();
+    let evil: Vec<_> = corpus()
+        .into_iter()
+        .filter(|bytes| !bytes.is_empty() && bytes.len() < 200)
+        .step_by(3)
+        .collect();
     for bytes in evil {
         let text = OsString::from_vec(bytes.clone());
         let mut missing = folder.path().join("not-there").into_os_string();
         missing.push("/");
         missing.push(&text);
         let foreign = folder.path().join(OsStr::from_bytes(
-            &bytes.iter().map(|&byte| if byte == b'/' { b'_' } else { byte }).collect::<Vec<_>>(),
+            &bytes
+                .iter()
+                .map(|&byte| if byte == b'/' { b'_' } else { byte })
+                .collect::<Vec<_>>(),
         ));
         std::fs::write(&foreign, "no recording").unwrap();
         let at = |line: &str| -> Vec<OsString> {

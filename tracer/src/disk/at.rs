@@ -14,7 +14,11 @@ fn named(name: &OsStr) -> io::Result<CString> {
 }
 
 fn done(result: c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Opens; without a folder, from where the program is.
@@ -57,7 +61,14 @@ pub(super) fn remove(folder: &File, name: &OsStr) -> io::Result<()> {
 pub(super) fn is_writable(folder: &File) -> io::Result<()> {
     const HERE: &CStr = c".";
     // SAFETY: the name ends in a zero byte, and the folder is open.
-    done(unsafe { libc::faccessat(folder.as_raw_fd(), HERE.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS) })
+    done(unsafe {
+        libc::faccessat(
+            folder.as_raw_fd(),
+            HERE.as_ptr(),
+            libc::W_OK | libc::X_OK,
+            libc::AT_EACCESS,
+        )
+    })
 }
 
 /// Where a symbolic link points to, which is open by `O_PATH`.

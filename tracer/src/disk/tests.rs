@@ -94,7 +94,10 @@ fn no_way_leads_through_a_folder_that_somebody_planted() {
             planted(victim.path(), &link);
             let error = write(&link.join("out")).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{way}: {error}");
-            assert!(error.to_string().contains("symbolic link of user 65534"), "{error}");
+            assert!(
+                error.to_string().contains("symbolic link of user 65534"),
+                "{error}"
+            );
             assert!(names(victim.path()).is_empty(), "{way}");
             // Nor further down, nor through one that leads to it, nor up again.
             fs::create_dir(victim.path().join("sub")).unwrap();
@@ -160,7 +163,11 @@ fn no_draft_is_written_into_what_was_there() {
     let (folder, victim) = (shared(true), tempfile::tempdir().unwrap());
     let target = victim.path().join("victim");
     fs::write(&target, "theirs").unwrap();
-    let hidden = |number: u64| folder.path().join(format!(".out.{:012x}.unfinished", number >> 16));
+    let hidden = |number: u64| {
+        folder
+            .path()
+            .join(format!(".out.{:012x}.unfinished", number >> 16))
+    };
     symlink(&target, hidden(1 << 16)).unwrap();
     symlink(victim.path().join("not-there"), hidden(2 << 16)).unwrap();
     fs::write(hidden(3 << 16), "theirs").unwrap();
@@ -211,7 +218,10 @@ fn what_is_no_file_is_refused_or_written_to() {
     assert!(overwrite(&socket).is_err());
     assert!(overwrite(folder.path()).is_err());
     assert!(replace(folder.path(), b"").is_err());
-    assert!(matches!(overwrite(Path::new("/dev/null")).unwrap(), Target::Stream(_)));
+    assert!(matches!(
+        overwrite(Path::new("/dev/null")).unwrap(),
+        Target::Stream(_)
+    ));
     replace(Path::new("/dev/null"), b"x").unwrap();
     // A link in /dev, which root would replace by a file.
     for path in ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1"] {
@@ -248,7 +258,10 @@ fn a_pipe_that_somebody_planted_gets_nothing() {
         let mode = if sticky { 0o1777 } else { 0o777 };
         fs::set_permissions(own.path(), Permissions::from_mode(mode)).unwrap();
         for error in [overwrite(&path).unwrap_err(), replace(&path, b"").unwrap_err()] {
-            assert!(error.to_string().contains("pipe or device of user 65534"), "{error}");
+            assert!(
+                error.to_string().contains("pipe or device of user 65534"),
+                "{error}"
+            );
         }
         assert!(check(&path).is_err());
     }
@@ -286,18 +299,27 @@ fn who_could_read_the_old_file_cannot_read_the_new_one() {
     fs::write(&path, "old").unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     let mut reader = File::open(&path).unwrap();
-    let Target::File(mut file) = overwrite(&path).unwrap() else { panic!("a stream") };
+    let Target::File(mut file) = overwrite(&path).unwrap() else {
+        panic!("a stream")
+    };
     file.write_all(b"new").unwrap();
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!((text.as_str(), mode(&path)), ("old", 0o600));
     // One that only its owner could read is emptied.
     let before = fs::metadata(&path).unwrap().ino();
-    let Target::File(_) = overwrite(&path).unwrap() else { panic!("a stream") };
+    let Target::File(_) = overwrite(&path).unwrap() else {
+        panic!("a stream")
+    };
     let after = fs::metadata(&path).unwrap();
     assert_eq!((after.ino(), after.len()), (before, 0));
     fs::hard_link(&path, folder.path().join("other")).unwrap();
-    assert!(overwrite(&path).unwrap_err().to_string().contains("several names"));
+    assert!(
+        overwrite(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("several names")
+    );
 }
 
 /// In a process of its own, since the umask is one for all threads.
@@ -322,13 +344,20 @@ fn modes_are_the_same_under_any_umask() {
         let folder = tempfile::tempdir().unwrap();
         let own = std::env::current_exe().unwrap();
         let output = Command::new("sh")
-            .args(["-c", "umask $0; exec \"$1\" --exact disk::tests::modes_are_the_same_under_any_umask", umask])
+            .args([
+                "-c",
+                "umask $0; exec \"$1\" --exact disk::tests::modes_are_the_same_under_any_umask",
+                umask,
+            ])
             .arg(own)
             .env(CHILD, folder.path())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.contains("1 passed"), "{umask}: {said}");
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{umask}: {said}"
+        );
     }
 }
 
@@ -340,7 +369,10 @@ fn a_folder_of_ones_own_is_no_link_and_nobody_elses() {
     Folder::own(&cache, true).unwrap();
     assert_eq!((mode(&cache), mode(&home.path().join(".cache"))), (0o700, 0o700));
     let around = Folder::own(&cache, false).unwrap();
-    fs::DirBuilder::new().mode(0o700).create(cache.join("folder")).unwrap();
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(cache.join("folder"))
+        .unwrap();
     symlink("nowhere", cache.join("link")).unwrap();
     fifo(&cache.join("pipe"));
     fs::write(cache.join("open"), "").unwrap();

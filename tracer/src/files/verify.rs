@@ -305,7 +305,11 @@ impl Report {
                 0 => String::new(),
                 bytes => format!(", {} bytes", count(bytes)),
             };
-            text += &format!("at offset {}{bytes}: {}\n", problem.offset, outside::plain(&problem.what));
+            text += &format!(
+                "at offset {}{bytes}: {}\n",
+                problem.offset,
+                outside::plain(&problem.what)
+            );
         }
         let more = self.problem_count - self.problems.len() as u64;
         if more > 0 {

@@ -34,9 +34,15 @@ pub fn cell(text: &str) -> Cow<'_, str> {
     let safe = rewrite(text, |safe, char| four_digits(safe, char));
     // Blanks before it are skipped by some. Full-width forms are taken for the plain ones by others.
     let begins = text.trim_start().chars().next();
-    let runs = matches!(begins, Some('=' | '+' | '-' | '@' | '|' | '%' | '＝' | '＋' | '－' | '＠'))
-        || text.starts_with(['\t', '\r', '\n']);
-    if runs { Cow::Owned(format!("'{safe}")) } else { safe }
+    let runs = matches!(
+        begins,
+        Some('=' | '+' | '-' | '@' | '|' | '%' | '＝' | '＋' | '－' | '＠')
+    ) || text.starts_with(['\t', '\r', '\n']);
+    if runs {
+        Cow::Owned(format!("'{safe}"))
+    } else {
+        safe
+    }
 }
 
 /// For a frame of a folded stack, where a semicolon ends the frame and a blank the stack.
@@ -109,7 +115,10 @@ fn four_digits(out: &mut String, char: char) {
 /// If it has no form in JSON.
 pub fn json_pretty(value: &impl Serialize) -> serde_json::Result<String> {
     let mut out = Vec::new();
-    value.serialize(&mut Serializer::with_formatter(&mut out, Harmless(PrettyFormatter::new())))?;
+    value.serialize(&mut Serializer::with_formatter(
+        &mut out,
+        Harmless(PrettyFormatter::new()),
+    ))?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
@@ -181,7 +190,9 @@ mod tests {
 
     #[test]
     fn no_cell_is_a_formula() {
-        for text in ["=1", "+1", "-1", "@a", "|a", "%a", "\t=1", "\r=1", "\n", "  =1", "\u{a0}=1", "＝1"] {
+        for text in [
+            "=1", "+1", "-1", "@a", "|a", "%a", "\t=1", "\r=1", "\n", "  =1", "\u{a0}=1", "＝1",
+        ] {
             assert!(cell(text).starts_with('\''), "{text:?}");
         }
         assert_eq!(cell("a=b"), "a=b");
@@ -218,6 +229,9 @@ mod tests {
         assert_eq!(back[text][0], text);
         // Where nothing is harmful it is what the library writes.
         let plain = serde_json::json!({"a": [1, 2.5, null, {"b": "c\n"}], "d": {}, "e": []});
-        assert_eq!(json_pretty(&plain).unwrap(), serde_json::to_string_pretty(&plain).unwrap());
+        assert_eq!(
+            json_pretty(&plain).unwrap(),
+            serde_json::to_string_pretty(&plain).unwrap()
+        );
     }
 }

@@ -87,7 +87,8 @@ pub fn run(args: &SimArgs) -> anyhow::Result<u8> {
     if args.writers > args.threads {
         tell!(
             "--writers {} are more than --threads {}",
-            args.writers, args.threads
+            args.writers,
+            args.threads
         );
         return Ok(USAGE);
     }

@@ -267,7 +267,11 @@ impl Report {
         let info = &inputs.info.shown();
         let inputs = &Inputs {
             info,
-            warnings: inputs.warnings.iter().map(|text| outside::plain(text).into_owned()).collect(),
+            warnings: inputs
+                .warnings
+                .iter()
+                .map(|text| outside::plain(text).into_owned())
+                .collect(),
             ..*inputs
         };
         let Inputs {

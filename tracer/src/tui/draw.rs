@@ -104,7 +104,10 @@ fn neutralise(buffer: &mut Buffer, area: Rect) {
             let cell = &mut buffer[(x, y)];
             if let Cow::Owned(safe) = outside::rewrite(cell.symbol(), |safe, _| safe.push('\u{fffd}')) {
                 // A cell has room for one.
-                let shown = safe.chars().find(|&char| char != '\u{fffd}').unwrap_or('\u{fffd}');
+                let shown = safe
+                    .chars()
+                    .find(|&char| char != '\u{fffd}')
+                    .unwrap_or('\u{fffd}');
                 cell.set_char(shown);
             }
         }

@@ -6,7 +6,7 @@ mod scenes;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -56,7 +56,11 @@ pub(crate) fn record(path: &Path, info: &SourceInfo, stacks: &Stacks, mut change
     let mut writer = create(path, info).unwrap();
     writer.stacks(stacks).unwrap();
     let mut events = Vec::new();
-    while replay.poll(Duration::ZERO, &mut |event| events.push(*event)).unwrap() != Poll::End {}
+    while replay
+        .poll(Duration::ZERO, &mut |event| events.push(*event))
+        .unwrap()
+        != Poll::End
+    {}
     for mut event in events {
         change(&mut event);
         writer.push(&event).unwrap();
@@ -107,13 +111,6 @@ const COMMANDS: [&str; 25] = [
     "cut FILE -o OUT --to 1ms",
 ];
 
-/// Whether the command is one whose addresses can be had as they are.
-pub(crate) fn promises_addresses(command: &str) -> bool {
-    let shows = ["-f jsonl", "-f csv", "-f perfetto", "-f parquet"];
-    command.starts_with("check FILE --json")
-        || command.starts_with("export") && shows.iter().any(|format| command.contains(format))
-}
-
 /// All that commands show of a recording, what they say meanwhile (` !`), and the screen. `more`: options of those that
 /// take them.
 pub(crate) fn all(file: &Path, folder: &Path, more: &[&str]) -> Vec<Said> {
@@ -130,7 +127,8 @@ pub(crate) fn all(file: &Path, folder: &Path, more: &[&str]) -> Vec<Said> {
             .collect();
         words.insert(0, "-vvv".as_ref());
         for &option in more {
-            let takes = command.starts_with("export") || command.starts_with("check") && option == "--raw-addresses";
+            let takes =
+                command.starts_with("export") || command.starts_with("check") && option == "--raw-addresses";
             if takes {
                 words.push(option.as_ref());
             }
@@ -214,10 +212,21 @@ fn served(file: &Path) -> Vec<Said> {
     while !said.contains("read to its end") {
         assert_ne!(errors.read_line(&mut said).unwrap(), 0, "{said}");
     }
-    let address = said.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let address = said
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
     let fetch = |accept: &str| {
         let mut stream = TcpStream::connect(&address).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer.split_once("\r\n\r\n").unwrap().1.as_bytes().to_vec()
@@ -274,10 +283,16 @@ fn screens(file: &Path, raw: bool) -> Vec<Said> {
                         .collect();
                     if press == keys && width > 100 {
                         let (file, ending) = draw::export(&app, &shot);
-                        all.push(Said::new(&format!("screen {view:?} {keys} as {ending}"), file.into_bytes()));
+                        all.push(Said::new(
+                            &format!("screen {view:?} {keys} as {ending}"),
+                            file.into_bytes(),
+                        ));
                     }
                 }
-                all.push(Said::new(&format!("screen {view:?} {keys} {width}"), text.into_bytes()));
+                all.push(Said::new(
+                    &format!("screen {view:?} {keys} {width}"),
+                    text.into_bytes(),
+                ));
             }
         }
     }
@@ -287,9 +302,4 @@ fn screens(file: &Path, raw: bool) -> Vec<Said> {
 /// A folder of its own that goes away with the value.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
-}
-
-/// A file in it.
-pub(crate) fn file(folder: &tempfile::TempDir, name: impl AsRef<Path>) -> PathBuf {
-    folder.path().join(name)
 }

@@ -208,7 +208,9 @@ impl Place {
             let host = self.folder.join(table.name()).join(format!("host={}", self.host));
             for day in fs::read_dir(host).into_iter().flatten().flatten() {
                 // Names may have been listed somewhere else; they are removed from where we write.
-                let Ok(folder) = disk::Folder::open(&day.path()) else { continue };
+                let Ok(folder) = disk::Folder::open(&day.path()) else {
+                    continue;
+                };
                 for file in fs::read_dir(day.path()).into_iter().flatten().flatten() {
                     let name = file.file_name();
                     let own = name.to_str().is_some_and(|name| {

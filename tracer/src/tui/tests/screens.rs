@@ -247,7 +247,11 @@ fn what_was_forgotten_is_said() {
     bench.app.look(Drill::Space(0xdead));
     assert!(bench.screen(100, 20).contains("is gone, or was forgotten"));
     bench.app.look(Drill::Vma(0xdead));
-    assert!(bench.screen(100, 20).contains("the VMA 000000000000dead is not known"));
+    assert!(
+        bench
+            .screen(100, 20)
+            .contains("the VMA 000000000000dead is not known")
+    );
 }
 
 #[test]
