@@ -46,7 +46,7 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
         parts.push(Part::open(file, args.recover)?);
     }
     let info = arrange(&mut parts)?;
-    for part in &info.parts {
+    for part in &info.shown().parts {
         tell!("{}", placed(part));
     }
     let mut writer = recording::create(&args.output, &info)?;

@@ -6,6 +6,7 @@ use tracer_common::site::FIRST_DYNAMIC;
 use super::clocks::Clock;
 use super::part::Part;
 use crate::info::{PartInfo, SiteInfo, SourceInfo};
+use crate::outside;
 
 /// Most hosts: the upper seven bits of a kernel address, which are all ones on every one of them, tell them apart.
 const HOSTS: usize = 128;
@@ -92,9 +93,9 @@ fn same_locks(one: &SourceInfo, other: &SourceInfo) -> anyhow::Result<()> {
         bail!(
             "the locks of {} (Linux {}) and {} (Linux {}) are not of one form, so no engine could follow both; merge \
              recordings of like kernels",
-            one.host,
+            outside::plain(&one.host),
             one.kernel.release,
-            other.host,
+            outside::plain(&other.host),
             other.kernel.release
         );
     }

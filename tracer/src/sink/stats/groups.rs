@@ -410,7 +410,9 @@ fn callers(names: Names<'_>, contention: &Contention) -> BTreeMap<Option<String>
     let mut sums: BTreeMap<Option<String>, Summaries> = BTreeMap::new();
     for ((kernel, _), row) in contention.groups.stacks.iter() {
         let stack = names.stacks.get(*kernel);
-        let caller = stack.and_then(places::caller).map(str::to_owned);
+        let caller = stack
+            .and_then(places::caller)
+            .map(|name| outside::plain(name).into_owned());
         sums.entry(caller).or_default().merge(row);
     }
     sums
