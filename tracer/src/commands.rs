@@ -344,7 +344,7 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                outside::path(&file)
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;
@@ -424,7 +424,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
         disk::replace(file, (text + "\n").as_bytes())
-            .with_context(|| format!("cannot write {}", outside::path(&file)))?;
+            .with_context(|| format!("cannot write {}", outside::path(file)))?;
     }
     // It attaches for real, since only that tells what the kernel refuses; but records nothing.
     let options = attach::Options {

@@ -32,7 +32,7 @@ fn keep_apart(inputs: &[&Path], output: &Path) -> anyhow::Result<()> {
         if same && out.is_file() {
             bail!(
                 "{} is read and cannot be written at the same time; name another file",
-                outside::path(&input)
+                outside::path(input)
             );
         }
     }

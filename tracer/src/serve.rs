@@ -78,7 +78,7 @@ pub fn run(args: &ServeArgs, log: bool) -> anyhow::Result<u8> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                outside::path(&file)
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let outputs = Outputs::start(args, &shown)?;

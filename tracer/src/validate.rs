@@ -97,7 +97,7 @@ pub fn run(args: &CheckArgs, log: bool) -> anyhow::Result<bool> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                outside::path(&file)
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;

@@ -444,7 +444,7 @@ fn each_text_alone_is_no_more_than_a_host() {
             check_metrics(&said);
         }
         strings(&otlp(&metrics, 5), &mut |found| {
-            assert!(!found.contains(is_harmful), "{found:?}")
+            assert!(!found.contains(is_harmful), "{found:?}");
         });
     }
 }

@@ -31,7 +31,7 @@ pub fn record(args: &RecordArgs, log: bool) -> anyhow::Result<()> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or --from {}",
-                outside::path(&file)
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let stop = Stop::new(None)?;

@@ -93,8 +93,8 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<bool> {
 
 fn read_parts(path: &Path) -> anyhow::Result<Vec<Part>> {
     let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", outside::path(&path)))?;
-    parse_parts(&text).with_context(|| format!("in {}", outside::path(&path)))
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", outside::path(path)))?;
+    parse_parts(&text).with_context(|| format!("in {}", outside::path(path)))
 }
 
 pub(super) fn parse_parts(text: &str) -> anyhow::Result<Vec<Part>> {

@@ -215,7 +215,7 @@ const SYMBOLS: &[&str] = &["_text", "rcuwait_wake_up"];
 #[error(
     "cannot use {}: {why}. Without the kernel's types (CONFIG_DEBUG_INFO_BTF=y) no field of a lock can be found; \
      recordings can still be read: tracer stats FILE",
-    outside::path(&path)
+    outside::path(path)
 )]
 pub struct NoTypes {
     /// Where they should be.

@@ -31,7 +31,7 @@ pub fn markup(text: &str) -> String {
 /// For a cell of a table, before its quotes: control characters as `\u001b`, and an apostrophe before what a spreadsheet
 /// would take for a formula and run.
 pub fn cell(text: &str) -> Cow<'_, str> {
-    let safe = rewrite(text, |safe, char| four_digits(safe, char));
+    let safe = rewrite(text, four_digits);
     // Blanks before it are skipped by some. Full-width forms are taken for the plain ones by others.
     let begins = text.trim_start().chars().next();
     let runs = matches!(

@@ -45,9 +45,9 @@ impl Config {
     /// What is wrong in it and in which line, and that the defaults are used.
     pub fn read(path: &Path, base: Base) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("defaults are used: cannot read {}: {error}", outside::path(&path)))?;
+            .map_err(|error| format!("defaults are used: cannot read {}: {error}", outside::path(path)))?;
         Self::parse(&text, base)
-            .map_err(|(line, reason)| format!("defaults are used: {}:{line}: {reason}", outside::path(&path)))
+            .map_err(|(line, reason)| format!("defaults are used: {}:{line}: {reason}", outside::path(path)))
     }
 
     /// The same from its text; an error has the line.

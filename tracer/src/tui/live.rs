@@ -75,7 +75,7 @@ impl Watcher {
     /// For a stream that `info` tells about.
     pub fn new(info: Arc<SourceInfo>, desk: Desk, frame: Duration) -> Self {
         Self {
-            world: World::new(Arc::clone(&info), LOG),
+            world: World::new(&info, LOG),
             info,
             desk,
             frame,

@@ -152,10 +152,10 @@ pub struct World {
 
 impl World {
     /// Before the first event of a stream that `info` tells about. `log`: how many events are kept for looking back.
-    pub fn new(info: Arc<SourceInfo>, log: usize) -> Self {
-        let mut engine = Engine::new(&info);
+    pub fn new(info: &SourceInfo, log: usize) -> Self {
+        let mut engine = Engine::new(info);
         engine.keep_notes();
-        let addresses = Addresses::of(&info);
+        let addresses = Addresses::of(info);
         let info = Arc::new(info.shown());
         Self {
             addresses,

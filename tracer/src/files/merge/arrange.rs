@@ -6,7 +6,6 @@ use tracer_common::site::FIRST_DYNAMIC;
 use super::clocks::Clock;
 use super::part::Part;
 use crate::info::{PartInfo, SiteInfo, SourceInfo};
-use crate::outside;
 
 /// Most hosts: the upper seven bits of a kernel address, which are all ones on every one of them, tell them apart.
 const HOSTS: usize = 128;
@@ -89,13 +88,14 @@ pub(super) fn arrange(parts: &mut [Part]) -> anyhow::Result<SourceInfo> {
 
 /// The engine knows one form of the lock at a time.
 fn same_locks(one: &SourceInfo, other: &SourceInfo) -> anyhow::Result<()> {
+    let (one, other) = (&one.shown(), &other.shown());
     if one.kernel.family != other.kernel.family {
         bail!(
             "the locks of {} (Linux {}) and {} (Linux {}) are not of one form, so no engine could follow both; merge \
              recordings of like kernels",
-            outside::plain(&one.host),
+            one.host,
             one.kernel.release,
-            outside::plain(&other.host),
+            other.host,
             other.kernel.release
         );
     }

@@ -63,12 +63,12 @@ impl Player {
     /// If it is none, or cannot be read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let source = Replay::open(path)?;
-        let info = Arc::new(source.info().clone());
+        let info = source.info().clone();
         let mut player = Self {
             order: Order::beginning_with(info.start_monotonic_ns, &info.first_numbers),
             ready: VecDeque::new(),
             first_ns: 0,
-            world: World::new(info, LOG),
+            world: World::new(&info, LOG),
             ended: false,
             addresses: None,
             start: source.place(),
@@ -202,7 +202,7 @@ impl Player {
         let info = Arc::clone(self.world.info());
         self.order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
         let trigger = self.world.trigger().cloned();
-        self.world = World::new(info, LOG);
+        self.world = World::new(&info, LOG);
         if let Some(addresses) = &self.addresses {
             self.world.show_addresses(addresses.clone());
         }

@@ -1,7 +1,6 @@
 //! A small recording of much that can happen, made by hand.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tracer_common::wire::{Event, Kind, flag};
 
@@ -163,7 +162,7 @@ pub(super) fn scene() -> Scene {
 }
 
 pub(super) fn world() -> World {
-    let mut world = World::new(Arc::new(info()), LOG);
+    let mut world = World::new(&info(), LOG);
     for event in scene().events {
         world.event(&event);
     }

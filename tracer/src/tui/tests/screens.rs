@@ -193,7 +193,7 @@ fn skipped_runs_cost_and_recordings_are_in_the_header() {
 
 #[test]
 fn nothing_yet() {
-    let world = crate::tui::world::World::new(std::sync::Arc::new(scene::info()), 10);
+    let world = crate::tui::world::World::new(&scene::info(), 10);
     for view in View::ALL {
         let screen = shown(Bench::new(world.clone()), view, "<enter>j", (80, 24));
         assert!(screen.contains("tracer"), "{view:?}");
@@ -260,7 +260,7 @@ fn a_long_log_says_what_it_does_not_keep() {
     for at in 0..6_000 {
         scene.add(Kind::VmaReadFail, 7, b"x", at, |_| {});
     }
-    let mut world = crate::tui::world::World::new(std::sync::Arc::new(scene::info()), 5_000);
+    let mut world = crate::tui::world::World::new(&scene::info(), 5_000);
     for event in &scene.events {
         world.event(event);
     }
