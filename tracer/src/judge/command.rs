@@ -13,6 +13,7 @@ use crate::info::Losses;
 use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::say::tell;
+use crate::sink::address::Addresses;
 use crate::source::Source as _;
 use crate::source::replay::Replay;
 
@@ -34,12 +35,16 @@ pub struct JudgeArgs {
 
 struct Bench {
     judge: Judge,
+    /// Locks are told apart by what stands for their addresses.
+    addresses: Addresses,
     missed: u64,
 }
 
 impl Consumer for Bench {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.judge.event(event);
+        let mut event = *event;
+        self.addresses.hide(&mut event);
+        self.judge.event(&event);
         Ok(())
     }
 
@@ -72,6 +77,7 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<bool> {
     );
     let mut bench = Bench {
         judge: Judge::new(&info, parts),
+        addresses: Addresses::of(&info),
         missed: 0,
     };
     let outcome = pipeline::run(&mut replay, &mut Stop::new(None)?, &mut bench)?;
