@@ -7,7 +7,7 @@ use std::{ffi, fs, mem};
 
 use anyhow::{Context as _, ensure};
 
-use crate::sink::text;
+use crate::outside;
 
 /// One group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Cgroup {
         let levels = below.map(|below| u32::try_from(below.components().count()).unwrap_or(u32::MAX));
         Ok(Self {
             id,
-            path: printable(&below.map_or_else(|| folder.clone(), |below| Path::new("/").join(below))),
+            path: outside::path(below.map_or_else(|| folder.clone(), |below| Path::new("/").join(below))),
             depth: levels.filter(|_| root_id == ROOT),
         })
     }
@@ -93,11 +93,6 @@ impl Cgroup {
     pub fn depth(&self) -> (u32, u32) {
         self.depth.map_or((0, DEEPEST), |depth| (depth, depth))
     }
-}
-
-/// A path without escapes for the terminal.
-fn printable(path: &Path) -> String {
-    text::comm(path.as_os_str().as_bytes()).into_owned()
 }
 
 /// Where the hierarchy of version 2 is mounted, by a `mountinfo`: the first one, before which others may be.
@@ -172,6 +167,6 @@ mod tests {
 
     #[test]
     fn escapes_do_not_reach_the_terminal() {
-        assert_eq!(printable(Path::new("/a\x1b[2Jb c")), "/a\\u{1b}[2Jb c");
+        assert_eq!(outside::path(Path::new("/a\x1b[2Jb c")), "/a\\u{1b}[2Jb c");
     }
 }

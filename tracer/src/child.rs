@@ -10,6 +10,8 @@ use std::thread;
 
 use anyhow::Context as _;
 
+use crate::outside;
+
 /// Who called us through sudo.
 #[derive(Debug)]
 struct Invoker {
@@ -34,6 +36,7 @@ pub struct Child {
     pub pid: u32,
     go: Option<io::PipeWriter>,
     ended: Receiver<io::Result<ExitStatus>>,
+    /// For messages.
     name: String,
 }
 
@@ -109,13 +112,13 @@ impl Child {
                 Ok(Err(error)) => error,
                 _ => io::Error::other("it ended before it began"),
             };
-            return Err(error).with_context(|| format!("cannot start {program}"));
+            return Err(error).with_context(|| format!("cannot start {}", outside::plain(program)));
         }
         Ok(Self {
             pid: u32::from_ne_bytes(pid),
             go: Some(go),
             ended,
-            name: program.clone(),
+            name: outside::plain(program).into_owned(),
         })
     }
 

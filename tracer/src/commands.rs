@@ -1,6 +1,7 @@
 //! What each command does: wires the parts together and turns errors into exit codes.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -11,15 +12,18 @@ use crate::check::accounting::Accounting;
 use crate::child::Output;
 use crate::cli::{Cli, Command, DoctorArgs, LiveArgs, RecordArgs, StacksFrom, StatsArgs};
 use crate::contention::Contention;
+use crate::disk;
 use crate::doctor;
 use crate::info::{Losses, SourceInfo};
 use crate::kernel::{Depth, NoTypes};
 use crate::live_setup::{self, Started};
 use crate::logger;
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::probe::{self, Refusal, Wishes, attach};
 use crate::recording::{self, RecordWriter, is_broken_pipe};
+use crate::say::tell;
 use crate::sink::address::Addresses;
 use crate::sink::stats::{self, Inputs};
 use crate::sink::text as words;
@@ -44,7 +48,7 @@ const IMPOSSIBLE: u8 = 4;
 
 /// Runs the program; gives its exit code.
 pub fn main() -> u8 {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     logger::install(cli.verbose);
     match run(cli) {
         Ok(code) => code,
@@ -53,7 +57,7 @@ pub fn main() -> u8 {
                 || error.downcast_ref::<NoTypes>().is_some()
                 || error.downcast_ref::<watch::Impossible>().is_some() =>
         {
-            eprintln!("tracer: {error:#}");
+            tell!("{error:#}");
             IMPOSSIBLE
         }
         // Whoever read our output has seen enough.
@@ -69,10 +73,24 @@ pub fn main() -> u8 {
             } else {
                 ""
             };
-            eprintln!("tracer: {place}{error:#}");
+            tell!("{place}{error:#}");
             FAILED
         }
     }
+}
+
+/// Ends the program with what is wrong with its arguments, or with help. Arguments come from scripts and from names of
+/// files, too, and are in the message as they were given.
+fn refuse(error: &clap::Error) -> ! {
+    let is_harmless = std::env::args_os()
+        .skip(1)
+        .all(|argument| !argument.to_string_lossy().contains(outside::is_harmful));
+    if is_harmless || !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let _ = crate::say::lines(&mut io::stderr().lock(), &text);
+    std::process::exit(error.exit_code());
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -80,8 +98,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     if let Some(command) = &cli.command
         && cli.top.is_set()
     {
-        eprintln!(
-            "tracer: options before the command are those of `top`; put them after {}",
+        tell!(
+            "options before the command are those of `top`; put them after {}",
             command.name()
         );
         return Ok(USAGE);
@@ -111,8 +129,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Sites(args)) => text::main_sites(&args).map(|()| DONE),
         Some(Command::Judge(args)) => Ok(if judge::run(&args)? { DONE } else { VIOLATION }),
         Some(Command::Man { folder: Some(folder) }) => {
-            let said = || format!("cannot write manual pages to {}", folder.display());
-            clap_mangen::generate_to(Cli::command(), &folder).with_context(said)?;
+            let said = || format!("cannot write manual pages to {}", outside::path(&folder));
+            manual(&folder).with_context(said)?;
             Ok(DONE)
         }
         Some(Command::Man { folder: None }) => {
@@ -124,6 +142,25 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             Ok(DONE)
         }
     }
+}
+
+/// Writes the manual pages of the program and of all commands that are not hidden.
+fn manual(folder: &Path) -> anyhow::Result<()> {
+    fn pages(command: &clap::Command, folder: &Path) -> anyhow::Result<()> {
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            pages(command, folder)?;
+        }
+        let page = clap_mangen::Man::new(command.clone());
+        let mut text = Vec::new();
+        page.render(&mut text)?;
+        // Everybody may read how the program is used.
+        disk::replace_public(&folder.join(page.get_filename()), &text)?;
+        Ok(())
+    }
+
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    pages(&command, folder)
 }
 
 fn top(args: &LiveArgs, screen: &ScreenArgs, log: bool) -> anyhow::Result<u8> {
@@ -149,8 +186,8 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
     let bytes = recorder.writer.bytes_written();
     let summary = recorder.writer.finish(&outcome.losses, reason)?;
     recorder.progress.clear();
-    eprintln!(
-        "tracer: {} events, {} dropped, {} gaps, {} KiB",
+    tell!(
+        "{} events, {} dropped, {} gaps, {} KiB",
         words::count(summary.events),
         words::count(outcome.losses.dropped()),
         words::count(summary.gaps),
@@ -163,14 +200,14 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         ..
     } = outcome.losses;
     if crowded > 0 {
-        eprintln!(
-            "tracer: {} events were kept before it was known whether they belong to a long hold or wait: too many waited for that",
+        tell!(
+            "{} events were kept before it was known whether they belong to a long hold or wait: too many waited for that",
             words::count(crowded)
         );
     }
     if marks + stacks > 0 {
-        eprintln!(
-            "tracer: {} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
+        tell!(
+            "{} tasks may have left a CPU with a lock unreported, {} stacks were not to be had",
             words::count(marks),
             words::count(stacks)
         );
@@ -235,7 +272,7 @@ impl Progress {
         if let Some(next) = self.next
             && Instant::now() >= next
         {
-            eprint!("\r\x1b[K{}", line());
+            crate::say::progress(&line());
             self.next = Some(Instant::now() + Duration::from_millis(500));
             self.shown = true;
         }
@@ -243,7 +280,7 @@ impl Progress {
 
     pub(crate) fn clear(&self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            crate::say::progress("");
         }
     }
 }
@@ -318,7 +355,7 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                file.display()
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;
@@ -355,7 +392,7 @@ fn analyse<S: Source>(
     }
     let (complete, warnings) = end(source);
     for warning in &warnings {
-        eprintln!("tracer: {warning}");
+        tell!("{warning}");
     }
     let report = stats::Report::new(&Inputs {
         info: &info,
@@ -397,7 +434,8 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
     };
     if let Some(file) = &args.capture {
         let text = serde_json::to_string_pretty(&facts).context("cannot turn facts into JSON")?;
-        std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        disk::replace(file, (text + "\n").as_bytes())
+            .with_context(|| format!("cannot write {}", outside::path(file)))?;
     }
     // It attaches for real, since only that tells what the kernel refuses, and the very programs that `record -- CMD`
     // attaches, since the verifier looks at nothing that is switched off; but none of them makes an event.
@@ -433,9 +471,9 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
     log::info!("detached in {} ms", start.elapsed().as_millis());
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(out, "{}", outside::formats::json_pretty(&report)?)?;
     } else {
-        out.write_all(report.text(verbose).as_bytes())?;
+        crate::say::lines(&mut out, &report.text(verbose))?;
     }
     Ok(DONE)
 }

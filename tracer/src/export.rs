@@ -20,8 +20,10 @@ use crate::check::Checker;
 use crate::contention::Contention;
 use crate::info::{Losses, SourceInfo};
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::{Ended, Stop};
 use crate::recording::RecordReader;
+use crate::say::tell;
 use crate::sink::address::Addresses;
 use crate::sink::csv::CsvWriter;
 use crate::sink::folded::FoldedWriter;
@@ -147,7 +149,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<u8> {
     };
     reading
         .run(exporter)
-        .with_context(|| format!("cannot export to {}", args.output.display()))?;
+        .with_context(|| format!("cannot export to {}", outside::path(&args.output)))?;
     Ok(DONE)
 }
 
@@ -171,7 +173,7 @@ impl Reading {
             let input = Stdin::new(stop.signal()).context("cannot read the standard input")?;
             RecordReader::new(Box::new(meter.count(input)) as Box<_>, "standard input")?
         } else {
-            let name = path.display().to_string();
+            let name = outside::path(path);
             let file = File::open(path).with_context(|| format!("cannot read the recording {name}"))?;
             RecordReader::new(Box::new(meter.count(file)) as Box<_>, &name)?
         };
@@ -288,7 +290,7 @@ impl Reading {
             ));
         }
         for warning in &warnings {
-            eprintln!("tracer: {warning}");
+            tell!("{warning}");
         }
         exporter.finish(&Ending {
             info: &info,

@@ -14,6 +14,8 @@ use std::path::Path;
 
 use anyhow::bail;
 
+use crate::outside;
+
 pub use args::{CutArgs, InfoArgs, MergeArgs, VerifyArgs};
 pub use cut::run as cut;
 pub use info::run as info;
@@ -31,7 +33,7 @@ fn keep_apart(inputs: &[&Path], output: &Path) -> anyhow::Result<()> {
         if same && out.is_file() {
             bail!(
                 "{} is read and cannot be written at the same time; name another file",
-                input.display()
+                outside::path(input)
             );
         }
     }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tracer_common::wire::Provenance;
 
+use crate::outside;
+
 /// Everything that a reader needs in order to judge the events that follow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -63,6 +65,101 @@ pub struct SourceInfo {
     pub first_numbers: Vec<u32>,
     /// Why and how a flight recorder wrote this; `None`: it did not.
     pub flight: Option<Flight>,
+}
+
+impl SourceInfo {
+    /// All of it, with every text harmless: for whoever shows it. What is written to a recording stays as it was found.
+    pub fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        // By name, so that nobody adds a text and forgets it here.
+        let Self {
+            tracer_version,
+            source,
+            kernel,
+            host,
+            command,
+            cpus: _,
+            self_pid: _,
+            start_monotonic_ns: _,
+            start_realtime_ns: _,
+            anchor: _,
+            boot_id,
+            wire_version: _,
+            format_version: _,
+            history,
+            parts,
+            filters,
+            self_excluded: _,
+            ring_bytes: _,
+            sites,
+            unseen,
+            without,
+            truth: _,
+            address_key: _,
+            first_numbers: _,
+            flight,
+        } = &mut shown;
+        let KernelInfo {
+            release,
+            version,
+            machine,
+            family: _,
+            layout: _,
+        } = kernel;
+        for text in [tracer_version, source, host, boot_id, release, version, machine] {
+            outside::clean(text);
+        }
+        for text in [command, history, filters, without].into_iter().flatten() {
+            outside::clean(text);
+        }
+        for part in parts {
+            for text in [
+                &mut part.file,
+                &mut part.host,
+                &mut part.boot_id,
+                &mut part.release,
+            ] {
+                outside::clean(text);
+            }
+        }
+        for site in sites {
+            let SiteInfo {
+                operation,
+                function,
+                place,
+                program,
+                mechanism,
+                provenance,
+                bound_ns: _,
+                reason,
+                attached: _,
+            } = site;
+            for text in [operation, function, place, program, mechanism, provenance, reason] {
+                outside::clean(text);
+            }
+        }
+        for one in unseen {
+            for text in [
+                &mut one.operation,
+                &mut one.function,
+                &mut one.reason,
+                &mut one.remedy,
+            ] {
+                outside::clean(text);
+            }
+        }
+        if let Some(Flight { fired, .. }) = flight {
+            for text in [
+                &mut fired.trigger,
+                &mut fired.comm,
+                &mut fired.lock,
+                &mut fired.what,
+            ] {
+                outside::clean(text);
+            }
+        }
+        shown
+    }
 }
 
 /// What a flight recorder says of a recording that it wrote.

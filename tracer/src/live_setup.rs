@@ -12,6 +12,7 @@ use crate::cli::LiveArgs;
 use crate::kernel::{Depth, FUNCTIONS, Facts, Paths};
 use crate::pipeline::{Ended, Stop};
 use crate::probe::{Found, Wishes, attach};
+use crate::say::tell;
 use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::sieve::{Least, Sieved};
@@ -223,8 +224,8 @@ pub fn tell_unseen(live: &impl Source) {
         .unseen
         .iter()
         .find(|unseen| unseen.reason.starts_with("refused"));
-    eprintln!(
-        "tracer: not (or not wholly) seen on this kernel: {}{}. `tracer doctor` tells why",
+    tell!(
+        "not (or not wholly) seen on this kernel: {}{}. `tracer doctor` tells why",
         operations.join(", "),
         refused
             .map(|unseen| format!(" ({})", unseen.reason))

@@ -2,6 +2,8 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::say::tell;
+
 struct Stderr;
 
 impl Log for Stderr {
@@ -19,7 +21,7 @@ impl Log for Stderr {
                 Level::Info => "note",
                 Level::Debug | Level::Trace => "debug",
             };
-            eprintln!("tracer: {level}: {}", record.args());
+            tell!("{level}: {}", record.args());
         }
     }
 

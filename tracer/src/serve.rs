@@ -17,7 +17,9 @@ use crate::export::Progress;
 use crate::info::{Losses, SourceInfo};
 use crate::live_setup::{self, Started};
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Ended, Stop};
+use crate::say::tell;
 use crate::sink::metrics::Metrics;
 use crate::source::Source;
 use crate::source::replay::Replay;
@@ -76,17 +78,17 @@ pub fn run(args: &ServeArgs, log: bool) -> anyhow::Result<u8> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                file.display()
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let outputs = Outputs::start(args, &shown)?;
             let mut stop = Stop::new(None)?;
             let ended = watch(&mut replay, &mut stop, &shown)?;
             if let Some(warning) = replay.warning() {
-                eprintln!("tracer: {warning}");
+                tell!("{warning}");
             }
             if ended == Ended::Source {
-                eprintln!("tracer: read to its end; serving until ^C");
+                tell!("read to its end; serving until ^C");
                 while stop.due()?.is_none() {
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -116,9 +118,9 @@ impl Outputs {
         let server = match args.listen {
             Some(address) => {
                 let server = http::Server::start(address, shown.clone())?;
-                eprintln!("tracer: serving http://{}/metrics", server.address());
+                tell!("serving http://{}/metrics", server.address());
                 if !address.ip().is_loopback() {
-                    eprintln!("tracer: note: whoever reaches {address} can read it; 127.0.0.1 keeps it here");
+                    tell!("note: whoever reaches {address} can read it; 127.0.0.1 keeps it here");
                 }
                 Some(server)
             }

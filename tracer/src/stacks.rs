@@ -5,6 +5,8 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use serde::{Deserialize, Serialize};
 
+use crate::outside;
+
 /// One place in a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -51,13 +53,8 @@ impl Stack {
                 text.push(';');
             }
             // A semicolon or a line end would be taken for the end of a frame or of the stack.
-            text.extend(frame.label().chars().map(|char| {
-                if char == ';' || char.is_control() {
-                    '_'
-                } else {
-                    char
-                }
-            }));
+            let label = outside::rewrite(frame.label(), |safe, _| safe.push('_'));
+            text.push_str(&label.replace(';', "_"));
         }
         text
     }

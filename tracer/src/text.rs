@@ -29,6 +29,8 @@ pub use symbols::{Symbol, Symbols};
 use std::io;
 use std::path::Path;
 
+use crate::outside;
+
 /// Why sites cannot be looked for. Each is a line in `doctor`.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
@@ -120,7 +122,7 @@ pub enum TextError {
 
 impl TextError {
     fn unreadable(path: &Path, error: &io::Error) -> Self {
-        let path = path.display().to_string();
+        let path = outside::path(path);
         match error.kind() {
             io::ErrorKind::PermissionDenied => Self::Refused { path },
             io::ErrorKind::NotFound => Self::Missing { path },

@@ -16,6 +16,7 @@ use crate::check::violation::Violations;
 use crate::filter::parse::{Token, duration, tokens};
 use crate::filter::{EventFacts, Filter, FilterError, ending_wait};
 use crate::info::{Fired, SiteInfo, SourceInfo};
+use crate::outside;
 use crate::state::{Engine, Lock, Meta, Note, RoundEnd, What};
 
 /// How often the waits and holds that go on are looked at, in nanoseconds of the events' time.
@@ -470,8 +471,7 @@ fn fired(trigger: &Trigger, by: By, ts_ns: u64, is_wait: bool, lock: Lock, ns: u
 }
 
 fn comm(raw: &[u8]) -> String {
-    let end = raw.iter().position(|&byte| byte == 0).unwrap_or(raw.len());
-    crate::sink::text::comm(&raw[..end]).into_owned()
+    outside::name(raw).into_owned()
 }
 
 impl Faults {

@@ -55,6 +55,9 @@ pub struct ScreenArgs {
     /// Begin with this filter in Tasks and Events, such as 'comm=post* && wait>1ms' (docs/tui.md, Filters).
     #[arg(long, value_name = "EXPR", value_parser = crate::cli::parse_filter)]
     pub filter: Option<Filter>,
+    /// Kernel addresses as they are. Otherwise they are hashed, as in exports; filters take what is shown.
+    #[arg(long)]
+    pub raw_addresses: bool,
     /// Theme and keys (see docs/tui.md); without it, tracer/tui.toml in your folder for settings.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -14,7 +14,9 @@ use crate::export::Progress;
 use crate::info::{Losses, SourceInfo};
 use crate::live_setup::{self, Started};
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
+use crate::say::tell;
 use crate::sink::address::Addresses;
 use crate::sink::check::{self, Inputs};
 use crate::sink::stats::Style;
@@ -95,7 +97,7 @@ pub fn run(args: &CheckArgs, log: bool) -> anyhow::Result<bool> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or {}",
-                file.display()
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let mut stop = Stop::new(None)?;
@@ -124,7 +126,7 @@ fn judge<S: Source>(
     bench.checker.finish();
     let (complete, warnings) = end(source);
     for warning in &warnings {
-        eprintln!("tracer: {warning}");
+        tell!("{warning}");
     }
     let addresses = if args.raw_addresses {
         Addresses::raw()

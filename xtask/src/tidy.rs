@@ -47,6 +47,19 @@ const RULES: &[Rule] = &[
         check: purity,
     },
     Rule {
+        name: "one-hand",
+        reason: "files are opened for writing in tracer/src/disk.rs alone, which makes them their owner's and follows no link",
+        looks_at: |path| is_of_tracer(path) && !path.starts_with("tracer/src/disk"),
+        check: |_, text| mentions(before_tests(text), OPENS),
+    },
+    Rule {
+        name: "one-mouth",
+        reason: "what is said on standard error goes through tracer/src/say.rs, so that no name of a file gives orders to a \
+                 terminal",
+        looks_at: |path| is_of_tracer(path) && path != "tracer/src/say.rs",
+        check: |_, text| mentions(before_tests(text), SAYS),
+    },
+    Rule {
         name: "own-tree",
         reason: "a clone builds anywhere, from whatever registry or mirror its machine is set up with",
         looks_at: |path| path != "Cargo.lock",
@@ -83,6 +96,16 @@ const FOREIGN: &[&str] = &[
     concat!("files.python", "hosted.org"),
 ];
 
+const OPENS: &[&str] = &[
+    "File::create",
+    "OpenOptions",
+    "fs::write(",
+    "create_dir",
+    "DirBuilder",
+    "fs::rename(",
+];
+const SAYS: &[&str] = &["eprintln!", "eprint!"];
+
 /// Paths that the pure modules may not name, wherever they stand.
 const IMPURE: &[&str] = &[
     "aya",
@@ -103,7 +126,15 @@ const IMPURE: &[&str] = &[
 ];
 
 /// The modules of tracer that are pure, and that the pure ones may use.
-const PURE: &[&str] = &["contention", "state", "check", "order", "info", "stacks"];
+const PURE: &[&str] = &[
+    "contention",
+    "state",
+    "check",
+    "order",
+    "info",
+    "stacks",
+    "outside",
+];
 
 fn is_rust(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|e| e == "rs")
@@ -115,6 +146,19 @@ fn is_pure(path: &str) -> bool {
             .and_then(|p| p.strip_prefix(*module))
             .is_some_and(|rest| rest == ".rs" || rest.starts_with('/') && is_rust(rest))
     })
+}
+
+/// The program itself, without files that hold tests only.
+fn is_of_tracer(path: &str) -> bool {
+    path.starts_with("tracer/src/")
+        && is_rust(path)
+        && !path.contains("/tests")
+        && !path.ends_with("tests.rs")
+}
+
+/// Tests stand at the end of a file.
+fn before_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
 }
 
 fn length(_: &str, text: &str) -> Vec<Finding> {

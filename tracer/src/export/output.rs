@@ -1,12 +1,13 @@
 //! Files that appear whole: written beside their name, and moved there at the end.
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use tempfile::{NamedTempFile, TempPath};
+use anyhow::Context as _;
+
+use crate::disk::{self, Draft};
+use crate::outside;
 
 /// Where an export goes. What is dropped without [`Output::finish`] leaves nothing behind.
 #[derive(Debug)]
@@ -14,11 +15,11 @@ pub enum Output {
     /// The standard output.
     Stdout(io::Stdout),
     /// A pipe or a device that was there already.
-    Stream(fs::File),
+    Stream(File),
     /// A file that is not at its place yet.
     File {
         /// What is written, readable by its owner only.
-        file: NamedTempFile,
+        file: Draft,
         /// Its place.
         path: PathBuf,
     },
@@ -33,37 +34,12 @@ impl Output {
         if path.as_os_str() == "-" {
             return Ok(Self::Stdout(io::stdout()));
         }
-        // What a symbolic link points to is not looked at: the link itself is replaced.
-        if let Ok(meta) = fs::symlink_metadata(path) {
-            let kind = meta.file_type();
-            if kind.is_dir() {
-                bail!(
-                    "cannot write {}: it is a folder; name a file in it",
-                    path.display()
-                );
-            }
-            if kind.is_fifo() || kind.is_char_device() {
-                let file = fs::OpenOptions::new().write(true).open(path);
-                return Ok(Self::Stream(
-                    file.with_context(|| format!("cannot write {}", path.display()))?,
-                ));
-            }
+        let failed = || format!("cannot write {}", outside::path(path));
+        if let Some(stream) = disk::stream(path).with_context(failed)? {
+            return Ok(Self::Stream(stream));
         }
-        let name = path
-            .file_name()
-            .with_context(|| format!("cannot write {}: it has no name", path.display()))?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        // Hidden, and with an end that no reader of tables takes for one.
-        let file = tempfile::Builder::new()
-            .prefix(&format!(".{}.", name.to_string_lossy()))
-            .suffix(".unfinished")
-            .tempfile_in(folder)
-            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self::File {
-            file,
+            file: Draft::beside(path).with_context(failed)?,
             path: path.to_owned(),
         })
     }
@@ -85,10 +61,8 @@ impl Output {
         let Self::File { file, path } = self else {
             return Ok(None);
         };
-        file.as_file()
-            .sync_data()
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        let file = file.into_temp_path();
+        file.sync()
+            .with_context(|| format!("cannot write {}", outside::path(&path)))?;
         Ok(Some(Whole { file, path }))
     }
 }
@@ -96,7 +70,7 @@ impl Output {
 /// A file that is whole and not at its place yet; without [`Self::place`] it goes away.
 #[derive(Debug)]
 pub struct Whole {
-    file: TempPath,
+    file: Draft,
     path: PathBuf,
 }
 
@@ -112,9 +86,8 @@ impl Whole {
     /// If it cannot be moved; the old one stays then.
     pub fn place(self) -> anyhow::Result<()> {
         let Self { file, path } = self;
-        file.persist(&path)
-            .map_err(|error| error.error)
-            .with_context(|| format!("cannot put {} in its place", path.display()))
+        file.place()
+            .with_context(|| format!("cannot put {} in its place", outside::path(&path)))
     }
 }
 
@@ -139,6 +112,7 @@ impl Write for Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     #[test]
@@ -177,7 +151,7 @@ mod tests {
         Output::create(&path).unwrap().finish().unwrap();
         assert_eq!(fs::read(&other).unwrap(), b"mine");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        let error = Output::create(folder.path()).unwrap_err().to_string();
+        let error = format!("{:#}", Output::create(folder.path()).unwrap_err());
         assert!(error.contains("folder"), "{error}");
     }
 }

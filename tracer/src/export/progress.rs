@@ -100,7 +100,7 @@ impl Progress {
         if now >= next {
             let read = self.meter.0.load(Ordering::Relaxed);
             let line = line(events, now - self.start, read, self.length);
-            eprint!("\r\x1b[K{line}{}; ^C stops", more());
+            crate::say::progress(&format!("{line}{}; ^C stops", more()));
             self.next = Some(now + EVERY);
             self.shown = true;
         }
@@ -109,7 +109,7 @@ impl Progress {
     /// Takes the line away.
     pub fn clear(&mut self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            crate::say::progress("");
             self.shown = false;
         }
     }

@@ -13,6 +13,7 @@ use crate::info::{Losses, SourceInfo};
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Ended, Stop};
 use crate::recording::{self, RecordWriter};
+use crate::say::tell;
 use crate::sink::text::count;
 use crate::source::Source as _;
 use crate::source::replay::Replay;
@@ -32,7 +33,7 @@ pub fn run(args: &CutArgs) -> anyhow::Result<u8> {
     let from_ns = args.from.map_or(0, |from| from.monotonic_ns(&info));
     let to_ns = args.to.map_or(u64::MAX, |to| to.monotonic_ns(&info));
     if from_ns >= to_ns {
-        eprintln!("tracer: --from is not before --to: nothing lies between them");
+        tell!("--from is not before --to: nothing lies between them");
         return Ok(USAGE);
     }
     let mut stop = Stop::new(None)?;
@@ -50,7 +51,7 @@ pub fn run(args: &CutArgs) -> anyhow::Result<u8> {
     let outcome = pipeline::run(&mut replay, &mut stop, &mut cutter)?;
     cutter.progress.clear();
     if let Some(warning) = replay.warning() {
-        eprintln!("tracer: {warning}");
+        tell!("{warning}");
     }
     let losses = cutter.numbers.losses(&cutter.whole);
     let reason = if outcome.ended == Ended::Signal {
@@ -59,8 +60,8 @@ pub fn run(args: &CutArgs) -> anyhow::Result<u8> {
         "cut"
     };
     let summary = cutter.writer.finish(&losses, reason)?;
-    eprintln!(
-        "tracer: {} events, {} gaps{}",
+    tell!(
+        "{} events, {} gaps{}",
         count(summary.events - summary.gaps),
         count(summary.gaps),
         if reason == "interrupt" {

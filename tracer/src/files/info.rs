@@ -2,12 +2,12 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use super::args::InfoArgs;
 use super::span::wall;
 use crate::info::{Anchor, SourceInfo};
+use crate::outside;
 use crate::recording::{End, Frame, RecordReader, Summary};
 use crate::sink::text::{count, duration};
 
@@ -44,9 +44,7 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<u8> {
     let report = report(&mut reader)?;
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &report)
-            .context("cannot write the report to the standard output")?;
-        writeln!(out)?;
+        writeln!(out, "{}", outside::formats::json_pretty(&report)?)?;
     } else {
         out.write_all(report.text().as_bytes())?;
     }
@@ -160,7 +158,7 @@ impl Report {
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             if !value.is_empty() {
-                text += &format!("{name:<9}{value}\n");
+                text += &format!("{name:<9}{}\n", outside::plain(&value));
             }
         };
         let size = self

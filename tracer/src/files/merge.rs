@@ -17,7 +17,9 @@ use super::keep_apart;
 use super::numbers::Numbers;
 use crate::export::{Meter, Progress};
 use crate::info::{Losses, PartInfo};
+use crate::outside;
 use crate::recording;
+use crate::say::tell;
 use crate::sink::text::{count, duration};
 use crate::stacks::Stacks;
 use arrange::arrange;
@@ -44,8 +46,8 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
         parts.push(Part::open(file, args.recover)?);
     }
     let info = arrange(&mut parts)?;
-    for part in &info.parts {
-        eprintln!("tracer: {}", placed(part));
+    for part in &info.shown().parts {
+        tell!("{}", placed(part));
     }
     let mut writer = recording::create(&args.output, &info)?;
     let meter = Meter::default();
@@ -77,15 +79,15 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
     progress.clear();
     for part in &parts {
         if let Some(warning) = part.warning() {
-            eprintln!("tracer: {warning}");
+            tell!("{warning}");
         }
     }
     for (one, other) in overlap.found() {
-        eprintln!(
-            "tracer: {} and {} are of one time and one CPU: what both recorded is in {} twice",
+        tell!(
+            "{} and {} are of one time and one CPU: what both recorded is in {} twice",
             parts[one].name(),
             parts[other].name(),
-            args.output.display()
+            outside::path(&args.output)
         );
     }
     let mut whole = Losses::default();
@@ -97,8 +99,8 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
     }
     let reason = if interrupted { "interrupt" } else { "merge" };
     let summary = writer.finish(&numbers.losses(&whole), reason)?;
-    eprintln!(
-        "tracer: {} events of {} recordings, {} gaps",
+    tell!(
+        "{} events of {} recordings, {} gaps",
         count(summary.events - summary.gaps),
         parts.len(),
         count(summary.gaps)

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use crate::export::{Meter, Progress};
+use crate::outside;
 use crate::recording::{Damage, End, Frame, FrameType, Item, ReadError, RecordReader, Summary};
 use crate::sink::text::count;
 
@@ -77,9 +78,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<u8> {
     };
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &report)
-            .context("cannot write the report to the standard output")?;
-        writeln!(out)?;
+        writeln!(out, "{}", outside::formats::json_pretty(&report)?)?;
     } else {
         out.write_all(report.text().as_bytes())?;
     }
@@ -288,7 +287,7 @@ impl Report {
     fn text(&self) -> String {
         let mut text = format!(
             "{}: {}, format version {}\n{} events in {} blocks, {} bytes\n",
-            self.file,
+            outside::plain(&self.file),
             if self.good { "good" } else { "DAMAGED" },
             self.format_version,
             count(self.events),
@@ -306,7 +305,11 @@ impl Report {
                 0 => String::new(),
                 bytes => format!(", {} bytes", count(bytes)),
             };
-            text += &format!("at offset {}{bytes}: {}\n", problem.offset, problem.what);
+            text += &format!(
+                "at offset {}{bytes}: {}\n",
+                problem.offset,
+                outside::plain(&problem.what)
+            );
         }
         let more = self.problem_count - self.problems.len() as u64;
         if more > 0 {

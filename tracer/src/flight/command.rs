@@ -1,8 +1,5 @@
 //! `tracer record --on`: wires a source to the recorder.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
-
 use anyhow::Context as _;
 use tracer_common::wire::Event;
 
@@ -11,10 +8,13 @@ use super::ring::Limits;
 use crate::child::Output;
 use crate::cli::RecordArgs;
 use crate::commands::Progress;
+use crate::disk;
 use crate::info::Losses;
 use crate::live_setup::{self, Started};
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
+use crate::say::tell;
 use crate::sink::text::count;
 use crate::source::Source;
 use crate::source::replay::Replay;
@@ -31,13 +31,13 @@ pub fn record(args: &RecordArgs, log: bool) -> anyhow::Result<()> {
             anyhow::ensure!(
                 !args.live.is_set(),
                 "filters apply to the live kernel; leave out either them or --from {}",
-                file.display()
+                outside::path(file)
             );
             let mut replay = Replay::open(file)?;
             let stop = Stop::new(None)?;
             watch(&mut replay, stop, options)?;
             if let Some(warning) = replay.warning() {
-                eprintln!("tracer: {warning}");
+                tell!("{warning}");
             }
             Ok(())
         }
@@ -58,7 +58,8 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
         );
     } else {
         // Better now than when the moment has come.
-        writable(&args.output)?;
+        disk::check(&args.output)
+            .with_context(|| format!("cannot write the recording {}", outside::path(&args.output)))?;
     }
     Ok(Options {
         output: args.output.clone(),
@@ -72,22 +73,6 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
     })
 }
 
-/// Whether files can be made where this one is to be.
-fn writable(path: &Path) -> anyhow::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let name =
-        std::ffi::CString::new(folder.as_os_str().as_bytes()).context("a zero byte in a file's name")?;
-    // SAFETY: the name ends in a zero byte.
-    if unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(error).with_context(|| format!("cannot write the recording {}", path.display()));
-    }
-    Ok(())
-}
-
 fn watch<S: Source>(source: &mut S, mut stop: Stop, options: Options) -> anyhow::Result<()> {
     let last_ns = options.limits.last_ns;
     let mut shown = Shown {
@@ -99,16 +84,16 @@ fn watch<S: Source>(source: &mut S, mut stop: Stop, options: Options) -> anyhow:
     let done = shown.recorder.finish()?;
     shown.progress.clear();
     for line in &done.lines {
-        eprintln!("tracer: {line}");
+        tell!("{line}");
     }
     let events = count(outcome.order.stats().received);
     let dropped = count(outcome.losses.dropped());
     if done.files == 0 {
-        eprintln!("tracer: no trigger fired in {events} events, {dropped} dropped; nothing was written");
+        tell!("no trigger fired in {events} events, {dropped} dropped; nothing was written");
     } else {
         let fired = count(u64::from(done.files) + done.meanwhile);
-        eprintln!(
-            "tracer: {fired} fired in {events} events, {dropped} dropped; {} written",
+        tell!(
+            "{fired} fired in {events} events, {dropped} dropped; {} written",
             if done.files == 1 {
                 "1 recording was".to_owned()
             } else {
@@ -117,8 +102,8 @@ fn watch<S: Source>(source: &mut S, mut stop: Stop, options: Options) -> anyhow:
         );
     }
     if evicted.by_bytes > 0 {
-        eprintln!(
-            "tracer: {} events younger than {} had to make room; give more --max-bytes",
+        tell!(
+            "{} events younger than {} had to make room; give more --max-bytes",
             count(evicted.by_bytes),
             crate::sink::text::duration(last_ns)
         );

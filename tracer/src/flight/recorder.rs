@@ -9,6 +9,7 @@ use tracer_common::wire::Event;
 use super::ring::{Limits, Ring};
 use crate::info::{CpuLosses, Fired, Flight, Losses, SourceInfo};
 use crate::order::Order;
+use crate::outside;
 use crate::pipeline::Consumer;
 use crate::recording::{self, RecordWriter};
 use crate::sink::text::{count, duration};
@@ -97,7 +98,7 @@ impl Recorder {
     /// How it goes, in a line.
     pub fn progress(&self) -> String {
         let state = match &self.writing {
-            Some(writing) => format!("writing {}", writing.path.display()),
+            Some(writing) => format!("writing {}", outside::path(&writing.path)),
             None => "waiting for a trigger".to_owned(),
         };
         let (first, last) = self.ring.span().unwrap_or_default();
@@ -232,7 +233,7 @@ impl Recorder {
             "{} fired: {}; {}: {} events of {}, {} dropped, {} gaps, {} KiB",
             writing.fired.trigger,
             writing.fired.what,
-            writing.path.display(),
+            outside::path(&writing.path),
             count(summary.events),
             duration(span),
             count(losses.dropped()),

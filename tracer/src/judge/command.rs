@@ -10,7 +10,10 @@ use tracer_common::wire::Event;
 use super::places::Places;
 use super::{Judge, Part, Report};
 use crate::info::Losses;
+use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
+use crate::say::tell;
+use crate::sink::address::Addresses;
 use crate::source::Source as _;
 use crate::source::replay::Replay;
 
@@ -32,12 +35,16 @@ pub struct JudgeArgs {
 
 struct Bench {
     judge: Judge,
+    /// Locks are told apart by what stands for their addresses.
+    addresses: Addresses,
     missed: u64,
 }
 
 impl Consumer for Bench {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.judge.event(event);
+        let mut event = *event;
+        self.addresses.hide(&mut event);
+        self.judge.event(&event);
         Ok(())
     }
 
@@ -66,32 +73,34 @@ pub fn run(args: &JudgeArgs) -> anyhow::Result<bool> {
     anyhow::ensure!(
         info.truth,
         "{} was not made with --truth: there is nothing to judge it by",
-        args.file.display()
+        outside::path(&args.file)
     );
     let mut bench = Bench {
         judge: Judge::new(&info, parts),
+        addresses: Addresses::of(&info),
         missed: 0,
     };
     let outcome = pipeline::run(&mut replay, &mut Stop::new(None)?, &mut bench)?;
     if let Some(warning) = replay.warning() {
-        eprintln!("tracer: {warning}");
+        tell!("{warning}");
     }
     bench.judge.finish();
     let places = Places::new(&info, args.kallsyms.as_deref());
     let report = Report::new(&bench.judge, &info, &outcome.losses, &places);
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(out, "{}", outside::formats::json_pretty(&report)?)?;
     } else {
-        out.write_all(report.text().as_bytes())?;
+        crate::say::lines(&mut out, &report.text())?;
     }
     out.flush()?;
     Ok(report.exact)
 }
 
 fn read_parts(path: &Path) -> anyhow::Result<Vec<Part>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse_parts(&text).with_context(|| format!("in {}", path.display()))
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", outside::path(path)))?;
+    parse_parts(&text).with_context(|| format!("in {}", outside::path(path)))
 }
 
 pub(super) fn parse_parts(text: &str) -> anyhow::Result<Vec<Part>> {

@@ -6,6 +6,7 @@ use tracer_common::wire::CODE_PERIOD;
 
 use super::Spot;
 use crate::info::SourceInfo;
+use crate::sink::address::Addresses;
 use crate::text::Symbols;
 
 /// What turns a [`Spot`] into words.
@@ -37,7 +38,9 @@ impl<'a> Places<'a> {
                 };
                 format!("{place} ({})", site.mechanism)
             }
-            Spot::Code(code) => self.code(code).unwrap_or_else(|| format!("code {code:#x}")),
+            Spot::Code(code) => self
+                .code(code)
+                .unwrap_or_else(|| format!("code {:#x}", Addresses::of(self.info).show(code))),
         }
     }
 

@@ -6,6 +6,7 @@ use super::command::parse_parts;
 use super::places::Places;
 use super::{Judge, Part, Report};
 use crate::info::{Losses, SiteInfo, SourceInfo};
+use crate::sink::address::Addresses;
 
 const VMA: u64 = 0x1000;
 const OTHER: u64 = 0x2000;
@@ -135,8 +136,9 @@ fn what_is_missing_is_missed_at_its_place() {
     // The engine infers it from the next acquire, which is no substitute for seeing it.
     assert_eq!((releases.truth, releases.matched, releases.inferred), (4, 4, 1));
     assert_eq!((acquires.invented, releases.invented), (0, 0));
-    assert_eq!(acquires.missed_at["code 0x40"], 1);
-    assert_eq!(releases.inferred_at["code 0x80"], 1);
+    let code = |code| format!("code {:#x}", Addresses::of(&SourceInfo::default()).show(code));
+    assert_eq!(acquires.missed_at[&code(0x40)], 1);
+    assert_eq!(releases.inferred_at[&code(0x80)], 1);
     // What comes later is matched with its own truth, not with what was missed.
     assert_eq!(releases.errors_ns["observed"].max, 3);
     assert!(report.vma_held.different > 0);

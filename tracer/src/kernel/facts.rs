@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Btf, Capabilities, Lockdown, config, symbols};
 use crate::info::Family;
+use crate::outside;
 
 /// Where the kernel tells about itself. Another root gives another kernel.
 #[derive(Clone, Debug)]
@@ -214,7 +215,7 @@ const SYMBOLS: &[&str] = &["_text", "rcuwait_wake_up"];
 #[error(
     "cannot use {}: {why}. Without the kernel's types (CONFIG_DEBUG_INFO_BTF=y) no field of a lock can be found; \
      recordings can still be read: tracer stats FILE",
-    path.display()
+    outside::path(path)
 )]
 pub struct NoTypes {
     /// Where they should be.

@@ -16,7 +16,7 @@ use super::mutants::{Fate, mutants, try_mutant};
 use super::questions;
 use super::scenario::{Bounds, Scenario, all, exclusion, find};
 use super::search::{Ending, INTERRUPTED, Outcome};
-use crate::say::say;
+use crate::say::{say, tell};
 
 /// Exit codes of the program.
 mod exit {
@@ -217,12 +217,12 @@ fn run_one(name: &str, with: Option<&str>, family: Family, as_json: bool) -> any
         return Ok(run_bug(&bug, as_json));
     }
     let Some(mut scenario) = find(name, family, Bounds::default()) else {
-        eprintln!("{}", unknown("scenario", name, &scenario_names(family)));
+        tell!("{}", unknown("scenario", name, &scenario_names(family)));
         return Ok(exit::USAGE);
     };
     if let Some(with) = with {
         let Some(change) = Alteration::from_name(with) else {
-            eprintln!(
+            tell!(
                 "{}",
                 unknown(
                     "mutant",

@@ -548,9 +548,11 @@ pub fn detach(attached: &mut Attached) {
             if wait.recv_timeout(DETACH_IN_SILENCE) == Err(mpsc::RecvTimeoutError::Timeout)
                 && io::stderr().is_terminal()
             {
-                eprint!("tracer: all is written; waiting for the kernel to take the probes down …");
+                crate::say::progress(
+                    "tracer: all is written; waiting for the kernel to take the probes down …",
+                );
                 let _ = wait.recv();
-                eprint!("\r\x1b[K");
+                crate::say::progress("");
             }
         });
         let instructions = scope.spawn(|| drop(instructions));

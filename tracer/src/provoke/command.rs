@@ -23,8 +23,10 @@ use crate::cli::{LiveArgs, parse_duration, parse_size};
 use crate::info::{Losses, SourceInfo};
 use crate::kernel::NoTypes;
 use crate::live_setup::{self, Started};
+use crate::outside;
 use crate::pipeline::{self, Consumer};
 use crate::probe::{Mechanism, Refusal};
+use crate::say::tell;
 use crate::source::Source as _;
 use crate::state::Engine;
 
@@ -104,8 +106,8 @@ pub fn run(args: &ProvokeArgs, log: bool) -> anyhow::Result<u8> {
     }
     let Some(chosen) = choose(&args.scenario) else {
         let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-        eprintln!(
-            "tracer: there is no scenario {}; there are all, {}",
+        tell!(
+            "there is no scenario {}; there are all, {}",
             args.scenario,
             names.join(", ")
         );
@@ -134,7 +136,7 @@ pub fn run(args: &ProvokeArgs, log: bool) -> anyhow::Result<u8> {
     let report = report(args, work, seen);
     let mut out = io::stdout().lock();
     if args.json {
-        let text = serde_json::to_string_pretty(&report).context("cannot turn the report into JSON")?;
+        let text = outside::formats::json_pretty(&report).context("cannot turn the report into JSON")?;
         writeln!(out, "{text}")?;
     } else {
         report.render(&mut out)?;

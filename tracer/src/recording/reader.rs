@@ -17,6 +17,7 @@ use super::frame::{
 use super::index::{Entry, Index};
 use super::input::{Input, Source};
 use crate::info::{Anchor, Losses, SourceInfo};
+use crate::outside;
 use crate::stacks::{Stack, Stacks};
 
 /// Most bytes of stacks, as JSON, that are kept: damage cannot claim more.
@@ -163,7 +164,7 @@ impl RecordReader {
         if path.as_os_str() == "-" {
             return Self::start(Source::Stream(Box::new(io::stdin())), "standard input", recover);
         }
-        let name = path.display().to_string();
+        let name = outside::path(path);
         let io_error = |error| ReadError::Io {
             name: name.clone(),
             error,

@@ -1,9 +1,8 @@
 //! Writing a recording, frame by whole frame.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,9 @@ use super::frame::{Codec, FRAME_LEN, FrameHeader, FrameType, PAYLOAD_LIMIT, VERS
 use super::index::{Entry, Index};
 use super::sync::Syncer;
 use crate::clock;
+use crate::disk::{self, Target};
 use crate::info::{Anchor, Losses, SourceInfo};
+use crate::outside;
 use crate::stacks::{Stack, Stacks};
 
 /// Events in a block at most. Small enough to be found and read in milliseconds, large enough for zstd to learn.
@@ -40,15 +41,6 @@ const STACKS_AT_A_TIME: usize = 256;
 struct StacksOut<'a> {
     first: usize,
     stacks: &'a [Stack],
-}
-
-/// Where a recording goes to.
-#[derive(Debug)]
-enum Target {
-    /// A regular file, which is cut back to its last whole frame if one cannot be written.
-    File(File),
-    /// A pipe or a terminal.
-    Stream(File),
 }
 
 /// Writes one recording. Events are collected in blocks; nothing is allocated for each one.
@@ -90,51 +82,9 @@ pub fn create(path: &Path, info: &SourceInfo) -> anyhow::Result<RecordWriter> {
         let file = File::from(stdout.context("cannot write to standard output")?);
         return RecordWriter::new(Target::Stream(file), "standard output".into(), info);
     }
-    let name = path.display().to_string();
-    let (file, is_regular) = open_file(path).with_context(|| format!("cannot write the recording {name}"))?;
-    let target = if is_regular {
-        Target::File(file)
-    } else {
-        Target::Stream(file)
-    };
+    let name = outside::path(path);
+    let target = disk::overwrite(path).with_context(|| format!("cannot write the recording {name}"))?;
     RecordWriter::new(target, name, info)
-}
-
-fn open_file(path: &Path) -> anyhow::Result<(File, bool)> {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    match options.clone().create_new(true).open(path) {
-        Ok(file) => return Ok((file, true)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error.into()),
-    }
-    let file = options.open(path).map_err(|error| {
-        if error.raw_os_error() == Some(libc::ELOOP) {
-            anyhow::anyhow!("it is a symbolic link, which is not followed; name the file itself")
-        } else {
-            error.into()
-        }
-    })?;
-    let meta = file.metadata()?;
-    let kind = meta.file_type();
-    if kind.is_fifo() || kind.is_char_device() {
-        return Ok((file, false));
-    }
-    if !kind.is_file() {
-        bail!("it is neither a regular file nor a pipe");
-    }
-    // SAFETY: geteuid has no preconditions.
-    let user = unsafe { libc::geteuid() };
-    let owner = meta.uid();
-    if owner != user {
-        bail!("it belongs to user {owner}, and would be overwritten; remove it or name another file");
-    }
-    if meta.nlink() > 1 {
-        bail!("it has several names (hard links), and would be overwritten; remove it or name another file");
-    }
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    file.set_len(0)?;
-    Ok((file, true))
 }
 
 impl RecordWriter {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 
 use super::Shown;
+use crate::say::tell;
 use crate::sink::metrics::otlp;
 
 /// A collector that takes longer is not there.
@@ -56,12 +57,12 @@ impl Pusher {
                     if !metrics.families.is_empty() {
                         match push(&agent, &url, &otlp(&metrics, now_ns()).to_string()) {
                             Ok(()) if failing => {
-                                eprintln!("tracer: {url} takes what is pushed again");
+                                tell!("{url} takes what is pushed again");
                                 failing = false;
                             }
                             Ok(()) => {}
                             Err(error) if !failing => {
-                                eprintln!("tracer: cannot push to {url}: {error}; trying on");
+                                tell!("cannot push to {url}: {error}; trying on");
                                 failing = true;
                             }
                             Err(_) => {}

@@ -17,7 +17,7 @@ use crate::info::Losses;
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::recording::{self, RecordWriter};
-use crate::say::say;
+use crate::say::{say, tell};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -85,9 +85,10 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 /// When the recording cannot be written, or a thread found the lock broken.
 pub fn run(args: &SimArgs) -> anyhow::Result<u8> {
     if args.writers > args.threads {
-        eprintln!(
-            "tracer: --writers {} are more than --threads {}",
-            args.writers, args.threads
+        tell!(
+            "--writers {} are more than --threads {}",
+            args.writers,
+            args.threads
         );
         return Ok(USAGE);
     }
@@ -111,8 +112,8 @@ fn record(setup: Setup, duration: Duration, path: &std::path::Path) -> anyhow::R
     let mut recorder = Recording { writer };
     let outcome = pipeline::run(&mut sim, &mut stop, &mut recorder)?;
     let summary = recorder.writer.finish(&outcome.losses, outcome.ended.name())?;
-    eprintln!(
-        "tracer: {} events of the bundled lock, {} warnings of it",
+    tell!(
+        "{} events of the bundled lock, {} warnings of it",
         summary.events,
         sim.warnings()
     );

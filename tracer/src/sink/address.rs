@@ -1,8 +1,10 @@
 //! Addresses of kernel objects, which would help an attacker, as names that only tell them apart.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::OnceLock;
 
 use siphasher::sip::SipHasher13;
+use tracer_common::wire::{Event, Kind};
 
 use crate::info::SourceInfo;
 
@@ -27,7 +29,7 @@ impl Addresses {
 
     /// Hides them behind a hash whose key is in the recording, so that all exports of one recording have the same
     /// names, and nobody who has only them can try which address gives which name. A recording from before there were
-    /// such keys gets a new one each time.
+    /// such keys gets a new one in each run of the program.
     pub fn of(info: &SourceInfo) -> Self {
         let parse = |part: Option<&str>| u64::from_str_radix(part?, 16).ok();
         let key = &info.address_key;
@@ -35,7 +37,9 @@ impl Addresses {
             (Some(one), Some(other)) if key.len() == 32 => Self {
                 key: Some((one, other)),
             },
-            _ => Self::hashed(),
+            _ => Self {
+                key: Some(*OF_THIS_RUN.get_or_init(random_key)),
+            },
         }
     }
 
@@ -48,6 +52,23 @@ impl Addresses {
     /// Whether addresses are shown as they are.
     pub fn are_raw(&self) -> bool {
         self.key.is_none()
+    }
+
+    /// Puts the numbers that stand for them in the place of the addresses of an event. What is made from it then cannot
+    /// give them away, however it is shown.
+    #[inline]
+    pub fn hide(&self, event: &mut Event) {
+        if self.are_raw() {
+            return;
+        }
+        let body = &mut event.body;
+        match event.kind {
+            Kind::Gap => return,
+            // Numbers of stacks are there.
+            Kind::SchedOut | Kind::Stack => {}
+            _ => body.vma = self.show(body.vma),
+        }
+        body.mm = self.show(body.mm);
     }
 
     /// The number that stands for an address; 0 stays 0.
@@ -63,6 +84,9 @@ impl Addresses {
         }
     }
 }
+
+/// One for all readers of one recording: the screen reads it twice at a time.
+static OF_THIS_RUN: OnceLock<(u64, u64)> = OnceLock::new();
 
 /// The standard library's keys for hash tables come from the system's random numbers; what they hash to is as hard to
 /// guess.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::check::Checker;
 use crate::info::{Losses, SourceInfo, UnseenInfo};
 use crate::order::Order;
+use crate::outside;
 use crate::sink::address::Addresses;
 use crate::sink::stats::Kernel;
 use crate::state::Engine;
@@ -263,8 +264,17 @@ pub struct ExampleReport {
 impl Report {
     /// Makes the report.
     pub fn new(inputs: &Inputs<'_>) -> Self {
-        let Inputs {
+        let info = &inputs.info.shown();
+        let inputs = &Inputs {
             info,
+            warnings: inputs
+                .warnings
+                .iter()
+                .map(|text| outside::plain(text).into_owned())
+                .collect(),
+            ..*inputs
+        };
+        let Inputs {
             engine,
             checker,
             order,
@@ -318,6 +328,6 @@ impl Report {
     /// # Errors
     /// Those of the serializer.
     pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self).map(|text| text + "\n")
+        outside::formats::json_pretty(self).map(|text| text + "\n")
     }
 }

@@ -12,6 +12,7 @@ use tracer_common::wire::{Event, Kind, Provenance, sched};
 use super::address::Addresses;
 use crate::export::{Ending, Exporter, Output};
 use crate::info::SourceInfo;
+use crate::outside::{self, formats::cell};
 use crate::stacks::{Stack, Stacks};
 use crate::state::Meta;
 
@@ -80,11 +81,10 @@ impl<W: Write> CsvWriter<W> {
             .buffer_capacity(64 << 10)
             .from_writer(out);
         out.write_record(COLUMNS)?;
-        let sites = info.sites.iter().map(|site| {
-            let mut name = Vec::new();
-            neutral(&mut name, &site.function);
-            name
-        });
+        let sites = info
+            .sites
+            .iter()
+            .map(|site| cell(&site.function).into_owned().into_bytes());
         Ok(Self {
             out,
             record: ByteRecord::with_capacity(1024, COLUMNS.len()),
@@ -106,7 +106,7 @@ impl<W: Write> CsvWriter<W> {
         self.number(header.seq);
         self.number(header.pid);
         self.number(header.tid);
-        self.words(&String::from_utf8_lossy(event.comm()));
+        self.words(&outside::words(event.comm()));
         self.name(event.kind.name());
         self.address(event.mm());
         self.address(event.vma());
@@ -210,9 +210,7 @@ impl<W: Write> CsvWriter<W> {
 
     /// A text that somebody else gave.
     fn words(&mut self, words: &str) {
-        self.text.clear();
-        neutral(&mut self.text, words);
-        self.record.push_field(&self.text);
+        self.record.push_field(cell(words).as_bytes());
     }
 
     fn address(&mut self, address: Option<u64>) {
@@ -248,20 +246,6 @@ impl Exporter for CsvWriter<Output> {
 
     fn finish(self: Box<Self>, _end: &Ending<'_>) -> anyhow::Result<()> {
         CsvWriter::finish(*self)?.finish()
-    }
-}
-
-/// A text that no spreadsheet takes for a formula and no terminal for a command.
-fn neutral(out: &mut Vec<u8>, words: &str) {
-    if words.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%']) {
-        out.push(b'\'');
-    }
-    for char in words.chars() {
-        if char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            let _ = write!(out, "\\u{:04x}", u32::from(char));
-        } else {
-            out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
-        }
     }
 }
 

@@ -12,6 +12,8 @@ use std::io::Write as _;
 use tracer_common::wire::COMM_LEN;
 
 use crate::export::{Ending, Exporter, Interval, Measure, Output};
+use crate::outside::{self, formats};
+use crate::say::tell;
 use crate::stacks::{Stack, Stacks};
 use crate::state::{Lock, What};
 
@@ -74,8 +76,8 @@ impl Exporter for FoldedWriter {
             *lines.entry(line(key, end.stacks)).or_default() += ns;
         }
         if self.unknown > 0 {
-            eprintln!(
-                "tracer: {} of unknown length are not in it",
+            tell!(
+                "{} of unknown length are not in it",
                 crate::sink::text::count(self.unknown)
             );
         }
@@ -97,9 +99,8 @@ impl Exporter for FoldedWriter {
 }
 
 fn line((comm, (kernel, user), lock): &Key, stacks: &Stacks) -> String {
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
     let mut line = String::new();
-    frame(&mut line, &String::from_utf8_lossy(&comm[..end]), "");
+    frame(&mut line, &outside::words(comm), "");
     let (kernel, user) = (stacks.get(*kernel), stacks.get(*user));
     if kernel.is_none() && user.is_none() {
         frame(&mut line, "[no_stack]", "");
@@ -125,12 +126,7 @@ fn frame(line: &mut String, label: &str, end: &str) {
     if label.is_empty() {
         line.push('_');
     }
-    line.extend(label.chars().map(|char| match char {
-        ';' => ':',
-        char if char.is_control() || char.is_whitespace() => '_',
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '_',
-        char => char,
-    }));
+    line.push_str(&formats::frame(label));
     line.push_str(end);
 }
 

@@ -11,6 +11,7 @@ use tracer_common::wire::{Event, Kind, Provenance, sched};
 use super::address::Addresses;
 use crate::export::{Ending, Exporter, Output};
 use crate::info::SourceInfo;
+use crate::outside::formats;
 use crate::stacks::{Frame, Stacks};
 use crate::state::Meta;
 
@@ -69,8 +70,10 @@ impl<W: Write> JsonlWriter<W> {
             name,
             module,
         } = frame;
+        let hidden = of_kernel && !self.addresses.are_raw();
         match (name.as_str(), module.as_str()) {
-            ("", "") if of_kernel && !self.addresses.are_raw() => "?".to_owned(),
+            ("", "") if hidden => "?".to_owned(),
+            ("", module) if hidden => format!("? [{module}]"),
             ("", "") => format!("{address:#x}"),
             ("", module) => format!("{address:#x} [{module}]"),
             (name, "") => name.to_owned(),
@@ -320,29 +323,17 @@ fn number(line: &mut Vec<u8>, mut value: u64) {
     line.extend_from_slice(&text[at..]);
 }
 
-/// A JSON string: control characters escaped without loss, invalid UTF-8 replaced.
+/// A JSON string: what is harmful is escaped without loss, invalid UTF-8 replaced.
 fn string(line: &mut Vec<u8>, raw: &[u8]) {
-    line.push(b'"');
-    if raw
-        .iter()
-        .all(|&byte| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\')
-    {
+    // Nearly all are of this kind, and there are millions of them.
+    let is_plain = |&byte: &u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    if raw.iter().all(is_plain) {
+        line.push(b'"');
         line.extend_from_slice(raw);
+        line.push(b'"');
     } else {
-        for char in String::from_utf8_lossy(raw).chars() {
-            match char {
-                '"' => line.extend_from_slice(b"\\\""),
-                '\\' => line.extend_from_slice(b"\\\\"),
-                // Escaped up to the last control character, those above ASCII and DEL included, so that a
-                // line can be shown on a terminal.
-                '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{2028}'..='\u{202e}' => {
-                    let _ = write!(line, "\\u{:04x}", u32::from(char));
-                }
-                _ => line.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
-        }
+        formats::json_string(line, &String::from_utf8_lossy(raw));
     }
-    line.push(b'"');
 }
 
 #[cfg(test)]

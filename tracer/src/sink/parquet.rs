@@ -17,6 +17,7 @@ use tracer_common::wire::{COMM_LEN, Event, Kind, Provenance, Reason, sched};
 use super::address::Addresses;
 use crate::export::{Ending, Exporter, Interval, PrivacyArgs};
 use crate::info::SourceInfo;
+use crate::outside;
 use crate::stacks::Stacks;
 use crate::state::{Lock, Meta, What};
 
@@ -24,6 +25,8 @@ use columns::{Batch, Texts, names};
 use files::{Encoder, Job, Place};
 use schema::Table;
 
+/// About the most bytes of a host's name in a path.
+const LONGEST: usize = 200;
 const DAY_US: i64 = 86_400_000_000;
 
 /// Writes tables.
@@ -73,7 +76,7 @@ impl ParquetWriter {
                 names((0..4).map(|bits| Provenance::from_bits(bits).name())),
                 names(Reason::ALL.iter().map(|reason| reason.name())),
                 names(Lock::ALL.iter().map(|lock| lock.name())),
-                names(info.sites.iter().map(|site| &site.function)),
+                names(info.sites.iter().map(|site| outside::plain(&site.function))),
             ],
         };
         Ok(Self {
@@ -275,8 +278,7 @@ fn stack(texts: &mut Texts<u32>, number: u32, stacks: &Stacks) -> Option<usize> 
 }
 
 fn comm(raw: &[u8; COMM_LEN]) -> String {
-    let end = raw.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
-    String::from_utf8_lossy(&raw[..end]).into_owned()
+    outside::name(raw).into_owned()
 }
 
 /// What a file says of its recording.
@@ -310,6 +312,11 @@ fn as_path(name: &str) -> String {
     }
     let mut path = String::with_capacity(name.len());
     for byte in name.bytes() {
+        // A name in a folder has at most 255 bytes. What is too long is told apart by its sum.
+        if path.len() > LONGEST {
+            path.push_str(&format!("-{:08x}", crc32fast::hash(name.as_bytes())));
+            break;
+        }
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => path.push(char::from(byte)),
             _ => path.push_str(&format!("%{byte:02X}")),
@@ -327,6 +334,8 @@ mod tests {
         assert_eq!(as_path("web-1.example"), "web-1.example");
         assert_eq!(as_path("../a/b=c"), "..%2Fa%2Fb%3Dc");
         assert_eq!(as_path(""), "unknown");
+        let long = |end| as_path(&format!("{}{end}", "\u{202e}".repeat(100)));
+        assert!(long("a").len() < 240 && long("a") != long("b"), "{}", long("a"));
     }
 
     #[test]

@@ -12,11 +12,12 @@ mod tracks;
 use std::collections::HashMap;
 use std::io::Write;
 
-use tracer_common::wire::{COMM_LEN, Event, Kind};
+use tracer_common::wire::{Event, Kind};
 
 use super::address::Addresses;
 use crate::export::{Ending, Exporter, Interval, Output, PrivacyArgs};
 use crate::info::{Losses, SourceInfo};
+use crate::outside;
 use crate::stacks::Stacks;
 use crate::state::{Lock, Meta, What};
 
@@ -189,7 +190,7 @@ impl<W: Write> PerfettoWriter<W> {
                     track.message(4, |thread| {
                         thread.number(1, u64::from(pid));
                         thread.number(2, u64::from(tid));
-                        thread.text(5, &name_of(&comm));
+                        thread.text(5, &outside::words(&comm));
                     });
                 }
                 New::Lane { uuid, parent, lane } => {
@@ -636,9 +637,4 @@ const fn category(what: What) -> &'static str {
         What::Hold => "hold",
         What::Wait | What::GaveUp => "wait",
     }
-}
-
-fn name_of(comm: &[u8; COMM_LEN]) -> String {
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
-    String::from_utf8_lossy(&comm[..end]).into_owned()
 }

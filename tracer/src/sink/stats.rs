@@ -21,6 +21,7 @@ use crate::check::accounting::Accounting;
 use crate::contention::Contention;
 use crate::info::{Flight, Losses, SourceInfo, UnseenInfo};
 use crate::order::Order;
+use crate::outside;
 use crate::sink::address::Addresses;
 use crate::stacks::Stacks;
 use crate::state::{ByReason, Durations, Engine, Faults, Histogram, Lock, TaskCounters};
@@ -706,7 +707,17 @@ pub(super) fn name(addresses: &Addresses, address: u64) -> Option<String> {
 impl Report {
     /// Makes the report.
     pub fn new(inputs: &Inputs<'_>) -> Self {
-        let Inputs { info, engine, .. } = inputs;
+        let info = &inputs.info.shown();
+        let inputs = &Inputs {
+            info,
+            warnings: inputs
+                .warnings
+                .iter()
+                .map(|text| outside::plain(text).into_owned())
+                .collect(),
+            ..*inputs
+        };
+        let engine = inputs.engine;
         let totals = engine.totals();
         let all = engine.all_tasks();
         let aged = engine.aged();
@@ -774,6 +785,6 @@ impl Report {
 
     /// As JSON, with a line end.
     pub fn to_json(&self) -> serde_json::Result<String> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
+        Ok(outside::formats::json_pretty(self)? + "\n")
     }
 }

@@ -1,32 +1,7 @@
-//! Numbers, times and names as people read them.
+//! Numbers, times and long texts as people read them. What others chose goes through [`crate::outside`].
 
 use core::fmt::Write as _;
 use std::borrow::Cow;
-
-/// A command name that is safe to print: control bytes are escaped, invalid UTF-8 is replaced. A
-/// name is whatever its owner sets it to, escape sequences for the terminal included.
-pub fn comm(raw: &[u8]) -> Cow<'_, str> {
-    let end = raw.iter().position(|&byte| byte == 0).unwrap_or(raw.len());
-    let text = String::from_utf8_lossy(&raw[..end]);
-    if text.chars().all(is_harmless) {
-        return text;
-    }
-    let mut safe = String::new();
-    for char in text.chars() {
-        if is_harmless(char) {
-            safe.push(char);
-        } else {
-            safe.extend(char.escape_default());
-        }
-    }
-    Cow::Owned(safe)
-}
-
-/// Neither a control character nor one that turns the direction of the text around it.
-fn is_harmless(char: char) -> bool {
-    !char.is_control()
-        && !matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
 
 /// A count with its thousands apart: `1,234,567`.
 pub fn count(number: u64) -> String {
@@ -103,15 +78,6 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_cannot_talk_to_the_terminal() {
-        assert_eq!(comm(b"cat\0junk"), "cat");
-        assert_eq!(comm(b"\x1b[31mred\x07"), "\\u{1b}[31mred\\u{7}");
-        assert_eq!(comm("a\u{202e}b".as_bytes()), "a\\u{202e}b");
-        assert_eq!(comm(b"\xff\xfe"), "\u{fffd}\u{fffd}");
-        assert_eq!(comm("größe".as_bytes()), "größe");
-    }
 
     #[test]
     fn counts_have_their_thousands_apart() {

@@ -1,10 +1,11 @@
 //! Sites that were found before, by the kernel's build id, in the user's cache folder.
 
-use std::fs;
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::Sites;
+use crate::disk::Folder;
+use crate::outside;
 
 /// Changes whenever the matcher or its output does.
 const VERSION: u32 = 4;
@@ -55,21 +56,24 @@ impl Cache {
         let Some(path) = self.path(key) else {
             return Ok(None);
         };
-        let ignored = |why: &str| format!("{} is ignored: {why}", path.display());
-        match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ignored(&error.to_string())),
-            Ok(meta) if !meta.is_file() || meta.len() > MAX_LEN => return Err(ignored("not a file of ours")),
-            Ok(meta) => {
-                use std::os::unix::fs::MetadataExt as _;
-                // What we attach to comes from here: nobody else may have written it.
-                // SAFETY: geteuid has no preconditions.
-                if meta.uid() != unsafe { libc::geteuid() } || meta.mode() & 0o022 != 0 {
-                    return Err(ignored("others can write it"));
-                }
-            }
+        let name = path.file_name().unwrap_or_default();
+        let ignored = |why: &str| format!("{} is ignored: {why}", outside::path(&path));
+        let folder = match Folder::own(&self.folder, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| ignored(&error.to_string()))?,
+        };
+        // What we attach to comes from here: nobody else may have written it.
+        let file = match folder.read_own(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| ignored(&error.to_string()))?,
+        };
+        let mut text = String::new();
+        file.take(MAX_LEN + 1)
+            .read_to_string(&mut text)
+            .map_err(|error| ignored(&error.to_string()))?;
+        if text.len() as u64 > MAX_LEN {
+            return Err(ignored("not a file of ours"));
         }
-        let text = fs::read_to_string(&path).map_err(|error| ignored(&error.to_string()))?;
         let (head, body) = text.split_once('\n').ok_or_else(|| ignored("cut short"))?;
         let sum = crc32fast::hash(body.as_bytes());
         if !head.starts_with(&format!("{MAGIC} {VERSION} ")) {
@@ -89,26 +93,17 @@ impl Cache {
     /// With a line for people.
     pub fn store(&self, key: &str, sites: &Sites) -> Result<(), String> {
         let Some(path) = self.path(key) else { return Ok(()) };
-        let failed = |error: std::io::Error| format!("{} cannot be written: {error}", path.display());
-        fs::create_dir_all(&self.folder).map_err(failed)?;
+        let name = path.file_name().unwrap_or_default();
+        let failed = |error: std::io::Error| format!("{} cannot be written: {error}", outside::path(&path));
+        let folder = Folder::own(&self.folder, true).map_err(failed)?;
         let body = serde_json::to_string(sites).map_err(|error| failed(error.into()))?;
         let sum = crc32fast::hash(body.as_bytes());
-        let draft = self.folder.join(format!(".sites-{key}.{}", std::process::id()));
-        let written = (|| {
-            use std::os::unix::fs::OpenOptionsExt as _;
-            let _ = fs::remove_file(&draft);
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&draft)?;
-            write!(file, "{MAGIC} {VERSION} {key} {sum:08x}\n{body}")?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&draft);
-        }
-        written.map_err(failed)
+        let write = || {
+            let mut draft = folder.draft(name)?;
+            write!(draft, "{MAGIC} {VERSION} {key} {sum:08x}\n{body}")?;
+            draft.sync()?;
+            draft.place()
+        };
+        write().map_err(failed)
     }
 }

@@ -8,7 +8,9 @@ use clap::Args;
 use super::sites::{Confidence, FoundSite, Kprobe, Place, Sites};
 use super::source::build_id;
 use super::{Blacklist, Cache, Capture, Offsets, Symbols, Text, TextError};
+use crate::disk::Draft;
 use crate::kernel::Btf;
+use crate::outside;
 use crate::say::say;
 
 /// How much text a capture holds, about.
@@ -139,7 +141,10 @@ pub fn discover(args: &SitesArgs) -> Result<Sites, TextError> {
                 .unwrap_or_else(|| Blacklist::from_symbols(&symbols));
             let kernel = found.build_id.clone().unwrap_or_default();
             let capture = Capture::new(kernel, &text, &symbols, &offsets, &list, &found, CAPTURE_BYTES);
-            let written = fs::File::create(path).and_then(|file| capture.write(file));
+            let written = Draft::beside(path).and_then(|mut file| {
+                capture.write(&mut file)?;
+                file.place()
+            });
             written.map_err(|error| TextError::unreadable(path, &error))?;
         }
         // Text that somebody's probes have patched would be remembered with holes.
@@ -179,7 +184,7 @@ fn remembered(args: &SitesArgs) -> Option<Sites> {
 pub fn main_sites(args: &SitesArgs) -> anyhow::Result<()> {
     let sites = discover(args)?;
     if args.json {
-        say!("{}", serde_json::to_string_pretty(&sites)?);
+        say!("{}", outside::formats::json_pretty(&sites)?);
     } else {
         crate::say::text(format_args!("{}", table(&sites)));
     }

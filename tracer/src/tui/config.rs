@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::action::Action;
 use super::keys::{self, Keymap};
 use super::theme::{Base, Role, Theme};
+use crate::outside;
 
 /// What can be set.
 #[derive(Clone, Debug, Default)]
@@ -44,9 +45,9 @@ impl Config {
     /// What is wrong in it and in which line, and that the defaults are used.
     pub fn read(path: &Path, base: Base) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("defaults are used: cannot read {}: {error}", path.display()))?;
+            .map_err(|error| format!("defaults are used: cannot read {}: {error}", outside::path(path)))?;
         Self::parse(&text, base)
-            .map_err(|(line, reason)| format!("defaults are used: {}:{line}: {reason}", path.display()))
+            .map_err(|(line, reason)| format!("defaults are used: {}:{line}: {reason}", outside::path(path)))
     }
 
     /// The same from its text; an error has the line.

@@ -1,5 +1,7 @@
 //! Draws the whole screen from the state of the screen and a picture.
 
+use std::borrow::Cow;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
@@ -14,6 +16,7 @@ use super::table::Look;
 use super::theme::Role;
 use super::views::{self, Canvas};
 use crate::filter::Field;
+use crate::outside;
 use crate::sink::text::count;
 
 /// Draws everything; gives what it found out, for [`App::drawn`].
@@ -89,7 +92,26 @@ pub fn draw(buffer: &mut Buffer, area: Rect, app: &App, shot: &Snapshot) -> Draw
         footer(buffer, foot, app, &drawn);
     }
     app.config.theme.finish(buffer);
+    neutralise(buffer, area);
     drawn
+}
+
+/// What the views show is harmless already; this holds for what they may forget, and for what is typed and pasted. Only
+/// here all of it comes by.
+fn neutralise(buffer: &mut Buffer, area: Rect) {
+    for y in area.top()..area.bottom() {
+        for x in area.left()..area.right() {
+            let cell = &mut buffer[(x, y)];
+            if let Cow::Owned(safe) = outside::rewrite(cell.symbol(), |safe, _| safe.push('\u{fffd}')) {
+                // A cell has room for one.
+                let shown = safe
+                    .chars()
+                    .find(|&char| char != '\u{fffd}')
+                    .unwrap_or('\u{fffd}');
+                cell.set_char(shown);
+            }
+        }
+    }
 }
 
 /// Where the cursor stands, if something is typed.

@@ -8,7 +8,8 @@ use tracer_common::wire::Provenance;
 use super::app::{App, Drawn, Target};
 use super::snapshot::{Head, MarkKind, Snapshot, View};
 use super::theme::{Role, Theme};
-use crate::sink::text::{comm, count, duration, fit};
+use crate::outside;
+use crate::sink::text::{count, duration, fit};
 
 /// Lines of the header, without the time bar.
 pub const LINES: u16 = 3;
@@ -387,7 +388,7 @@ pub fn clock(ns: u64) -> String {
 
 /// A command name, safe to show.
 pub fn name(raw: &[u8; 16], is_self: bool) -> String {
-    let name = comm(raw);
+    let name = outside::name(raw);
     if is_self {
         format!("{}*", fit(&name, 14))
     } else {

@@ -18,6 +18,7 @@ use crate::info::{CpuLosses, Losses, SourceInfo};
 use crate::order::Order;
 use crate::pipeline::{self, Consumer, Stop};
 use crate::recording::{self, RecordWriter};
+use crate::sink::address::Addresses;
 use crate::source::Source;
 use crate::stacks::Stacks;
 
@@ -41,6 +42,9 @@ pub fn run<S: Source>(source: &mut S, stop: &mut Stop, args: &ScreenArgs) -> any
     // What the program has to say would run across the screen; the header says it there.
     log::set_max_level(log::LevelFilter::Off);
     let mut watcher = Watcher::new(Arc::new(source.info().clone()), desk, args.frame());
+    if args.raw_addresses {
+        watcher.world.show_addresses(Addresses::raw());
+    }
     let result = pipeline::run(source, stop, &mut watcher);
     let finished = watcher.finish();
     over.store(true, Ordering::Relaxed);
@@ -55,6 +59,8 @@ pub fn run<S: Source>(source: &mut S, stop: &mut Stop, args: &ScreenArgs) -> any
 /// Grows the world, and takes pictures of it for the screen.
 pub struct Watcher {
     world: World,
+    /// As it goes into recordings, which keep what was found.
+    info: Arc<SourceInfo>,
     desk: Desk,
     frame: Duration,
     next: Instant,
@@ -69,7 +75,8 @@ impl Watcher {
     /// For a stream that `info` tells about.
     pub fn new(info: Arc<SourceInfo>, desk: Desk, frame: Duration) -> Self {
         Self {
-            world: World::new(info, LOG),
+            world: World::new(&info, LOG),
+            info,
             desk,
             frame,
             next: Instant::now(),
@@ -139,7 +146,7 @@ impl Watcher {
             return self.tell(text);
         }
         let name = name.unwrap_or_else(|| format!("tracer-{}.rec", screen::stamp()));
-        match Recorder::start(&name, &self.world) {
+        match Recorder::start(&name, &self.info, &self.world) {
             Ok(recorder) => {
                 self.recorder = Some(recorder);
                 self.tell(format!("recording to {name}"));
@@ -250,8 +257,8 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn start(name: &str, world: &World) -> anyhow::Result<Self> {
-        let mut info = SourceInfo::clone(world.info());
+    fn start(name: &str, info: &SourceInfo, world: &World) -> anyhow::Result<Self> {
+        let mut info = info.clone();
         let now = clock::anchor();
         let start = now.monotonic_ns.min(world.now_ns().max(info.start_monotonic_ns));
         info.start_monotonic_ns = start;

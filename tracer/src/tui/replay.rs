@@ -20,6 +20,8 @@ use super::feed::{self, Desk, Wish};
 use super::snapshot::{MarkKind, ReplayState, Request};
 use super::{ScreenArgs, require_terminal, screen};
 use crate::cli::parse_duration;
+use crate::outside;
+use crate::sink::address::Addresses;
 use index::Index;
 use player::Player;
 
@@ -59,9 +61,13 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
         args.file.as_os_str() != "-",
         "a pipe cannot be gone back in: save the recording to a file first, then `tracer replay FILE`"
     );
-    let player = Player::open(&args.file)?;
+    let mut player = Player::open(&args.file)?;
     require_terminal()?;
-    let reader = Player::open(&args.file)?;
+    let mut reader = Player::open(&args.file)?;
+    if args.screen.raw_addresses {
+        player.show_addresses(Addresses::raw());
+        reader.show_addresses(Addresses::raw());
+    }
     let (board, desk) = feed::pair();
     let app = args.screen.app(true);
     let over = Arc::new(AtomicBool::new(false));
@@ -73,7 +79,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let ahead = ahead.context("cannot start a thread to read ahead")?;
     let mut deck = Deck::new(player, index, desk, args.screen.frame());
     let name = args.file.file_name().unwrap_or(args.file.as_os_str());
-    deck.name = name.to_string_lossy().into_owned();
+    deck.name = outside::path(name);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -283,16 +283,10 @@ pub fn stamp() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
-/// A new file for its owner only; nothing is overwritten, and no symbolic link followed.
+/// A new file; nothing is overwritten.
 fn write_new(name: &str, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(name)?;
-    file.write_all(text.as_bytes())
+    crate::disk::create_new(std::path::Path::new(name))?.write_all(text.as_bytes())
 }
 
 /// Reads the terminal in a thread of its own, since crossterm does not come back from a terminal that was closed. The

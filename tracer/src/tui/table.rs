@@ -13,6 +13,7 @@ use super::theme::{Role, Theme};
 use super::views::Names;
 use crate::filter::Filter;
 use crate::info::SourceInfo;
+use crate::outside;
 use crate::stacks::Stack;
 
 /// What rows are put into words with.
@@ -318,13 +319,13 @@ pub fn csv<R: Row>(rows: &[R], columns: &[Column<R>], tab: &Tab, manner: Manner,
             if at > 0 {
                 text.push(',');
             }
-            let cell = cell.trim();
+            let cell = outside::formats::cell(cell.trim());
             if cell.contains([',', '"', '\n', '\r']) {
                 text.push('"');
                 text.push_str(&cell.replace('"', "\"\""));
                 text.push('"');
             } else {
-                text.push_str(cell);
+                text.push_str(&cell);
             }
         }
         text.push('\n');

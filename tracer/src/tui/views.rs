@@ -18,6 +18,7 @@ use ratatui::text::Line;
 use super::app::{App, Drawn, DrawnTable, Drill};
 use super::snapshot::{Snapshot, View};
 use super::table::{self, Column, Look, Manner, Row};
+use crate::outside;
 use crate::state::Lock;
 
 /// Names and flags of mappings, as `/proc/PID/maps` had them when it was read.
@@ -46,7 +47,7 @@ impl Names {
             };
             let name = words.nth(3).unwrap_or_default().trim();
             let name = if name.is_empty() { "[anon]" } else { name };
-            let safe = crate::sink::text::comm(name.as_bytes()).into_owned();
+            let safe = outside::plain(name).into_owned();
             self.by_start.insert((pid, start), (flags.to_owned(), safe));
             count += 1;
         }

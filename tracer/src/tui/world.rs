@@ -14,6 +14,8 @@ use crate::contention::Contention;
 use crate::filter::{Filter, ending_wait};
 use crate::info::{Fired, Losses, ProbeCosts, SourceInfo};
 use crate::order::OrderStats;
+use crate::outside;
+use crate::sink::address::Addresses;
 use crate::stacks::{Stack, Stacks};
 use crate::state::{Engine, Hold, Lock};
 use crate::trigger::{Trigger, Triggers};
@@ -115,7 +117,10 @@ pub struct Noted {
 /// The whole state that the screen shows parts of.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// Harmless to show.
     pub(super) info: Arc<SourceInfo>,
+    /// What stands for addresses of the kernel.
+    addresses: Addresses,
     pub(super) engine: Engine,
     pub(super) checker: Checker,
     pub(super) contention: Contention,
@@ -147,10 +152,13 @@ pub struct World {
 
 impl World {
     /// Before the first event of a stream that `info` tells about. `log`: how many events are kept for looking back.
-    pub fn new(info: Arc<SourceInfo>, log: usize) -> Self {
-        let mut engine = Engine::new(&info);
+    pub fn new(info: &SourceInfo, log: usize) -> Self {
+        let mut engine = Engine::new(info);
         engine.keep_notes();
+        let addresses = Addresses::of(info);
+        let info = Arc::new(info.shown());
         Self {
+            addresses,
             engine,
             checker: Checker::new(&info),
             contention: Contention::default(),
@@ -177,8 +185,17 @@ impl World {
         }
     }
 
+    /// Shows the addresses of the kernel otherwise; to be called before the first event.
+    pub fn show_addresses(&mut self, addresses: Addresses) {
+        self.addresses = addresses;
+    }
+
     /// Takes one event in, in the order of time.
     pub fn event(&mut self, event: &Event) -> Noted {
+        // From here on nobody knows the addresses any more: no view, no filter, no file that is written from the screen.
+        let mut event = *event;
+        self.addresses.hide(&mut event);
+        let event = &event;
         self.number += 1;
         let wait = self.wait_ended_by(event);
         let Self {
@@ -359,7 +376,17 @@ impl World {
     /// The stacks that events so far have numbers of.
     pub fn stacks(&mut self, stacks: &Stacks) {
         let new = stacks.since(self.stacks.len()).iter();
-        self.stacks.extend(new.map(|stack| Arc::new(stack.clone())));
+        for stack in new {
+            let mut stack = stack.clone();
+            for frame in &mut stack.frames {
+                outside::clean(&mut frame.name);
+                outside::clean(&mut frame.module);
+                if stack.pid == 0 && !self.addresses.are_raw() {
+                    frame.address = 0;
+                }
+            }
+            self.stacks.push(Arc::new(stack));
+        }
     }
 
     /// What the order of events has found by now.
@@ -446,6 +473,7 @@ impl World {
     #[must_use]
     pub fn light(&self, log: usize) -> Self {
         Self {
+            addresses: self.addresses.clone(),
             log: self.log.shortened(log),
             events_tap: None,
             subject_tap: None,

@@ -10,6 +10,7 @@ use tracer_common::wire::{WatchEvent, flag};
 use super::WatchArgs;
 use super::chain::{Linked, Place};
 use super::session::Losses;
+use crate::outside;
 use crate::sink::text as words;
 use crate::text::Operation;
 
@@ -230,7 +231,7 @@ impl Report {
         let known = |bit: u16, value: u32| (event.flags & u32::from(bit) != 0).then_some(value);
         let mut line = json!({
             "type": "change", "ts_ns": event.ts_ns, "cpu": event.cpu, "pid": event.pid, "tid": event.tid,
-            "comm": words::comm(&event.comm), "field": with.field.name(), "old": link.old, "new": link.new,
+            "comm": outside::name(&event.comm), "field": with.field.name(), "old": link.old, "new": link.new,
             "delta": delta, "order": place.name(), "values": if with.certain { "exact" } else { "read" },
             "operation": operation, "function": with.function, "place": with.at, "inlined": with.inlined,
             "kprobe": with.copied,
@@ -270,7 +271,7 @@ impl Report {
             "{time:>14.6} s {:>3} {:>7} {:<15} {:<11} {:>10} -> {:<10} {operation:<12} {} ({})",
             event.cpu,
             event.tid,
-            words::comm(&event.comm),
+            outside::name(&event.comm),
             with.field.name(),
             link.old.map_or_else(|| "?".to_owned(), value),
             value(link.new),
@@ -363,7 +364,7 @@ impl Report {
     }
 
     fn line(&mut self, value: &serde_json::Value) -> anyhow::Result<()> {
-        serde_json::to_writer(&mut self.out, value).context("cannot write")?;
+        outside::formats::json_line(&mut self.out, value).context("cannot write")?;
         Ok(self.out.write_all(b"\n")?)
     }
 

@@ -24,6 +24,7 @@ use super::{Impossible, WatchArgs};
 use crate::clock;
 use crate::info::Family;
 use crate::kernel::{Depth, Facts, Layout, Lockdown, Paths};
+use crate::outside;
 use crate::pipeline::{Ended, Stop};
 use crate::probe::attach;
 use crate::probe::attach::OBJECT;
@@ -612,7 +613,7 @@ fn pidfd(pid: u32) -> anyhow::Result<File> {
 
 fn comm(pid: u32) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    crate::sink::text::comm(name.trim_ascii_end()).into_owned()
+    outside::name(name.trim_ascii_end()).into_owned()
 }
 
 #[cfg(test)]

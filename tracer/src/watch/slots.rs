@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use super::Impossible;
+use crate::outside;
 use crate::probe::perf::{self, Breakpoint};
 
 // Requests of perf events.
@@ -113,7 +114,7 @@ pub(super) fn likely_holders(proc: &Path) -> Vec<String> {
         }
         let name = || {
             let name = fs::read(entry.path().join("comm")).unwrap_or_default();
-            crate::sink::text::comm(name.trim_ascii_end()).into_owned()
+            outside::name(name.trim_ascii_end()).into_owned()
         };
         let perf = fs::read_dir(entry.path().join("fd"))
             .into_iter()

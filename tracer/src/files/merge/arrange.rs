@@ -88,6 +88,7 @@ pub(super) fn arrange(parts: &mut [Part]) -> anyhow::Result<SourceInfo> {
 
 /// The engine knows one form of the lock at a time.
 fn same_locks(one: &SourceInfo, other: &SourceInfo) -> anyhow::Result<()> {
+    let (one, other) = (&one.shown(), &other.shown());
     if one.kernel.family != other.kernel.family {
         bail!(
             "the locks of {} (Linux {}) and {} (Linux {}) are not of one form, so no engine could follow both; merge \

@@ -13,8 +13,8 @@ use crate::check::accounting::{OpenReason, Totals};
 use crate::check::assertions::{Row, Unknown};
 use crate::check::violation::{Violation, ViolationKind};
 use crate::check::{Checker, Holders};
+use crate::outside;
 use crate::sink::stats;
-use crate::sink::text;
 
 pub(super) fn truth(checker: &Checker) -> Truth {
     let (compared, differed) = checker.lockdep();
@@ -88,7 +88,7 @@ fn instant(inputs: &Inputs<'_>, event: &Event, holders: &Holders) -> InstantRepo
         seq: header.seq,
         pid: header.pid,
         tid: header.tid,
-        comm: text::comm(&header.comm).into_owned(),
+        comm: outside::name(&header.comm).into_owned(),
         mm: event.mm().and_then(|mm| stats::name(inputs.addresses, mm)),
         vma: event.vma().and_then(|vma| stats::name(inputs.addresses, vma)),
         vm_start: range.map(|(start, _)| start),

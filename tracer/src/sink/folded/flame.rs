@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::outside::formats::markup as escape;
+
 const WIDTH: f64 = 1200.0;
 const ROW: f64 = 17.0;
 const TOP: f64 = 40.0;
@@ -99,23 +101,6 @@ fn shape(svg: &mut String, name: &str, node: &Node<'_>, x: f64, level: usize, al
         shape(svg, name, child, x, level + 1, all);
         x += child.total as f64 / all as f64 * WIDTH;
     }
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // No XML may have these, in any form.
-            char if char.is_control() || matches!(char, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            char => out.push(char),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,29 +1,8 @@
-//! Text on its way into a page.
+//! Tables on their way into a page.
 
 use std::fmt::Write as _;
 
-/// A text as it may stand anywhere in a page, in an attribute, too.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' => out.push(' '),
-            // Control characters have no business there, and those that turn the direction round hide what follows.
-            char if char.is_control()
-                || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                out.push('\u{fffd}');
-            }
-            char => out.push(char),
-        }
-    }
-    out
-}
+use crate::outside::formats::markup as escape;
 
 /// One cell of a table.
 pub(super) enum Cell {
@@ -81,18 +60,4 @@ pub(super) fn table(
         page.push_str("</tr>\n");
     }
     page.push_str("</tbody></table></div>\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_that_is_shown_is_markup() {
-        let shown = escape("</script><img src=x onerror='a()'>\"&\u{202e}\x1b");
-        assert_eq!(
-            shown,
-            "&lt;/script&gt;&lt;img src=x onerror=&#39;a()&#39;&gt;&quot;&amp;\u{fffd}\u{fffd}"
-        );
-    }
 }

@@ -6,10 +6,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest as _, Sha256};
 
-use super::markup::{Cell, escape, table};
+use super::markup::{Cell, table};
 use super::pictures;
 use super::timeline::{Longest, Timeline};
 use crate::export::{Ending, PrivacyArgs};
+use crate::outside::formats::markup as escape;
 use crate::sink::stats::Report;
 use crate::sink::{check, text};
 use crate::state::Lock;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::markup::escape;
 use super::timeline::{Bar, Longest, Step, Timeline};
+use crate::outside::{self, formats::markup};
 use crate::sink::text;
 use crate::state::{Histogram, Lock, What};
 
@@ -66,13 +66,12 @@ pub(super) fn tasks(page: &mut String, longest: &Longest, start_ns: u64, length_
     for ((pid, tid), (_, mut bars)) in rows.into_iter().take(ROWS) {
         bars.sort_by_key(|bar| core::cmp::Reverse(**bar));
         bars.truncate(BARS);
-        let comm = text::comm(&bars[0].comm);
-        let comm = comm.trim_end_matches('\0');
+        let comm = outside::name(&bars[0].comm);
         let _ = write!(
             page,
             "<div class=\"row\" data-task=\"{tid} {pid} {0}\"><span title=\"thread {tid} of process {pid}\">{tid} {0}</span>\
              <svg class=\"lane\" viewBox=\"0 0 1000 20\" preserveAspectRatio=\"none\">",
-            escape(comm)
+            markup(&comm)
         );
         for bar in bars {
             shape(page, bar, start_ns, length_ns);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Label, Metrics, Values, bounds_s, seconds};
+use crate::outside::plain;
 
 /// Since the beginning, not since the last time.
 const CUMULATIVE: u32 = 2;
@@ -11,7 +12,7 @@ const CUMULATIVE: u32 = 2;
 pub fn otlp(metrics: &Metrics, now_ns: u64) -> Value {
     let about = |name: &str| {
         let found = metrics.about.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
+        found.map_or(String::new(), |(_, value)| plain(value).into_owned())
     };
     let version = about("version");
     let attribute = |name: &str, value: String| json!({"key": name, "value": {"stringValue": value}});

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Label, Metrics, Values, bounds_s, seconds};
+use crate::outside::formats::label;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub fn text(metrics: &Metrics, dialect: Dialect) -> String {
     out.push_str("tracer_info{");
     for (at, (name, value)) in metrics.about.iter().enumerate() {
         let comma = if at > 0 { "," } else { "" };
-        let _ = write!(out, "{comma}{name}=\"{}\"", escape(value));
+        let _ = write!(out, "{comma}{name}=\"{}\"", label(value));
     }
     out.push_str("} 1\n");
     for family in &metrics.families {
@@ -110,13 +111,6 @@ fn braces(label: Label, bound: Option<&str>) -> String {
     } else {
         format!("{{{}}}", parts.join(","))
     }
-}
-
-fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The thread that encodes batches into files.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -16,7 +15,9 @@ use parquet::schema::types::TypePtr;
 use super::columns::{Batch, Column, Fixed};
 use super::schema::Table;
 use super::texts::TextWriter;
+use crate::disk;
 use crate::export::{Output, Whole};
+use crate::outside;
 
 /// Batches that wait to be encoded: memory is bounded by this.
 const QUEUE: usize = 1;
@@ -189,12 +190,8 @@ impl Place {
             .join(table.name())
             .join(format!("host={}", self.host))
             .join(format!("date={}", job.date));
-        let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        disk::Folder::make(&folder)
+            .with_context(|| format!("cannot make the folder {}", outside::path(&folder)))?;
         let path = folder.join(format!("{}-{part}.parquet", self.recording));
         let output = Output::create(&path)?;
         let schema = self.schemas[table as usize].clone();
@@ -210,6 +207,10 @@ impl Place {
         for table in Table::ALL {
             let host = self.folder.join(table.name()).join(format!("host={}", self.host));
             for day in fs::read_dir(host).into_iter().flatten().flatten() {
+                // Names may have been listed somewhere else; they are removed from where we write.
+                let Ok(folder) = disk::Folder::open(&day.path()) else {
+                    continue;
+                };
                 for file in fs::read_dir(day.path()).into_iter().flatten().flatten() {
                     let name = file.file_name();
                     let own = name.to_str().is_some_and(|name| {
@@ -218,8 +219,9 @@ impl Place {
                     });
                     let path = file.path();
                     if own && !new.contains(&path) {
-                        fs::remove_file(&path)
-                            .with_context(|| format!("cannot replace {}", path.display()))?;
+                        folder
+                            .remove(&name)
+                            .with_context(|| format!("cannot replace {}", outside::path(&path)))?;
                     }
                 }
             }

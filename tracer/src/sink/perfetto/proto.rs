@@ -48,8 +48,9 @@ impl Proto {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// A field of type `string`.
+    /// A field of type `string`. All texts of a trace go through here, also those that others chose.
     pub(super) fn text(&mut self, field: u32, value: &str) {
+        let value = crate::outside::plain(value);
         self.raw(u64::from(field << 3 | BYTES));
         self.raw(value.len() as u64);
         self.bytes.extend_from_slice(value.as_bytes());

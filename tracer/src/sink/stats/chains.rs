@@ -8,7 +8,7 @@ use super::name;
 use crate::contention::Contention;
 use crate::contention::chains::{Cycle, Doing, Edge, Person, Tree};
 use crate::contention::tracks::{Link, LongChain, PairKey, PairRow, why_name};
-use crate::sink::text;
+use crate::outside;
 use crate::state::{Place, Wait};
 
 /// Pairs that are printed; the rest is in `other_pairs`.
@@ -32,7 +32,7 @@ impl PersonReport {
         Self {
             pid,
             tid,
-            comm: text::comm(comm).into_owned(),
+            comm: outside::name(comm).into_owned(),
         }
     }
 

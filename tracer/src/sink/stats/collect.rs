@@ -11,8 +11,8 @@ use super::{
 };
 use crate::check::accounting::{Case, OpenReason};
 use crate::info::SourceInfo;
+use crate::outside;
 use crate::sink::address::Addresses;
-use crate::sink::text;
 use crate::state::{AnomalyKind, Engine, Hold, Lock, TaskView, Wait};
 
 pub(super) fn events(inputs: &Inputs<'_>) -> Events {
@@ -149,7 +149,7 @@ pub(super) fn tasks(inputs: &Inputs<'_>) -> Vec<TaskReport> {
         TaskReport {
             pid: task.pid,
             tid: task.tid,
-            comm: text::comm(&task.comm).into_owned(),
+            comm: outside::name(&task.comm).into_owned(),
             is_self: task.pid == inputs.info.self_pid && task.pid != 0,
             counters: CountersReport::new(&task.counters),
             held: view.holds().map(|held| hold(inputs.addresses, &held)).collect(),
@@ -224,7 +224,7 @@ pub(super) fn anomalies(inputs: &Inputs<'_>) -> Anomalies {
         seq: anomaly.event.header.seq,
         tid: anomaly.event.header.tid,
         other_tid: (anomaly.other_tid != 0).then_some(anomaly.other_tid),
-        comm: text::comm(&anomaly.event.header.comm).into_owned(),
+        comm: outside::name(&anomaly.event.header.comm).into_owned(),
         mm: anomaly.event.mm().and_then(|mm| name(inputs.addresses, mm)),
         vma: anomaly.event.vma().and_then(|vma| name(inputs.addresses, vma)),
         site: site(inputs.info, &anomaly.event),
@@ -285,7 +285,7 @@ pub(super) fn accounting(inputs: &Inputs<'_>) -> Option<AccountingReport> {
         cpu: case.event.header.cpu,
         seq: case.event.header.seq,
         tid: case.event.header.tid,
-        comm: text::comm(&case.event.header.comm).into_owned(),
+        comm: outside::name(&case.event.header.comm).into_owned(),
         mm: case.event.mm().and_then(|mm| name(inputs.addresses, mm)),
         vma: case.event.vma().and_then(|vma| name(inputs.addresses, vma)),
         site: site(inputs.info, &case.event),

@@ -10,7 +10,7 @@ use super::{FaultReport, Vmstat, by_reason, name};
 use crate::contention::Contention;
 use crate::contention::faults::{FALLBACKS, FaultRow, fallback_name};
 use crate::contention::places::retry_reason;
-use crate::sink::text;
+use crate::outside;
 
 /// Rows that are printed; the rest is in `others`.
 const ROWS: usize = 500;
@@ -87,7 +87,7 @@ impl FaultGroupsReport {
         let processes = tables.processes.iter().map(|(pid, row)| {
             let id = ProcessId {
                 pid: *pid,
-                comm: text::comm(&row.comm).into_owned(),
+                comm: outside::name(&row.comm).into_owned(),
             };
             (id, u64::from(*pid), row)
         });

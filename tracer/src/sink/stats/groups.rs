@@ -10,8 +10,8 @@ use crate::contention::groups::Top;
 use crate::contention::places;
 use crate::contention::summary::{Longest, Summaries, Summary};
 use crate::info::SourceInfo;
+use crate::outside;
 use crate::sink::address::Addresses;
-use crate::sink::text;
 use crate::stacks::{Stack, Stacks};
 use crate::state::{Lock, What};
 
@@ -63,14 +63,14 @@ impl Names<'_> {
 fn frames(stack: &Stack, kernel: bool) -> Vec<String> {
     let one = |frame: &crate::stacks::Frame| {
         let name = match (frame.name.is_empty(), kernel) {
-            (false, _) => text::comm(frame.name.as_bytes()).into_owned(),
+            (false, _) => outside::plain(&frame.name).into_owned(),
             (true, true) => "?".into(),
             (true, false) => format!("{:#x}", frame.address),
         };
         if frame.module.is_empty() {
             name
         } else {
-            format!("{name} [{}]", text::comm(frame.module.as_bytes()))
+            format!("{name} [{}]", outside::plain(&frame.module))
         }
     };
     stack.frames.iter().map(one).collect()
@@ -125,7 +125,7 @@ impl SpanReport {
             since_ns: one.since_ns,
             pid: one.who.pid,
             tid: one.who.tid,
-            comm: text::comm(&one.comm).into_owned(),
+            comm: outside::name(&one.comm).into_owned(),
             mm: name(names.addresses, one.place.mm),
             vma: name(names.addresses, one.place.vma),
             vm_start: has_range.then_some(one.place.vm_start),
@@ -331,7 +331,7 @@ pub struct GroupsReport {
 impl GroupsReport {
     pub(super) fn new(names: Names<'_>, contention: &Contention) -> Self {
         let groups = &contention.groups;
-        let comm = |raw: &[u8]| text::comm(raw).into_owned();
+        let comm = |raw: &[u8]| outside::name(raw).into_owned();
         let tasks = groups.tasks.iter().map(|(key, row)| {
             let id = TaskId {
                 pid: key.pid,
@@ -410,7 +410,9 @@ fn callers(names: Names<'_>, contention: &Contention) -> BTreeMap<Option<String>
     let mut sums: BTreeMap<Option<String>, Summaries> = BTreeMap::new();
     for ((kernel, _), row) in contention.groups.stacks.iter() {
         let stack = names.stacks.get(*kernel);
-        let caller = stack.and_then(places::caller).map(str::to_owned);
+        let caller = stack
+            .and_then(places::caller)
+            .map(|name| outside::plain(name).into_owned());
         sums.entry(caller).or_default().merge(row);
     }
     sums

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::render::Page;
 use crate::info::ProbeCosts;
+use crate::outside;
 use crate::sink::text::{count, duration};
 use crate::tui::header::ppm;
 
@@ -41,7 +42,7 @@ impl ProbesReport {
             .programs
             .iter()
             .map(|cost| ProgramReport {
-                program: cost.program.clone(),
+                program: outside::plain(&cost.program).into_owned(),
                 runs: cost.runs,
                 ns: cost.ns,
                 ns_a_run: cost.ns_a_run(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracer_common::wire::Event;
 
 use crate::order::Order;
+use crate::sink::address::Addresses;
 use crate::source::replay::{Place, Replay};
 use crate::source::{Poll, Source as _};
 use crate::tui::world::{LOG, Noted, World};
@@ -50,6 +51,8 @@ pub struct Player {
     world: World,
     first_ns: u64,
     ended: bool,
+    /// How to show addresses of the kernel, if not as the recording says.
+    addresses: Option<Addresses>,
     start: Place,
 }
 
@@ -60,18 +63,25 @@ impl Player {
     /// If it is none, or cannot be read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let source = Replay::open(path)?;
-        let info = Arc::new(source.info().clone());
+        let info = source.info().clone();
         let mut player = Self {
             order: Order::beginning_with(info.start_monotonic_ns, &info.first_numbers),
             ready: VecDeque::new(),
             first_ns: 0,
-            world: World::new(info, LOG),
+            world: World::new(&info, LOG),
             ended: false,
+            addresses: None,
             start: source.place(),
             source,
         };
         player.first_ns = player.peek()?.unwrap_or(player.source.info().start_monotonic_ns);
         Ok(player)
+    }
+
+    /// Shows the addresses of the kernel otherwise; to be called before the first event.
+    pub fn show_addresses(&mut self, addresses: Addresses) {
+        self.world.show_addresses(addresses.clone());
+        self.addresses = Some(addresses);
     }
 
     /// The world as it is here.
@@ -192,7 +202,10 @@ impl Player {
         let info = Arc::clone(self.world.info());
         self.order = Order::beginning_with(info.start_monotonic_ns, &info.first_numbers);
         let trigger = self.world.trigger().cloned();
-        self.world = World::new(info, LOG);
+        self.world = World::new(&info, LOG);
+        if let Some(addresses) = &self.addresses {
+            self.world.show_addresses(addresses.clone());
+        }
         self.world.set_trigger(trigger);
         self.ready.clear();
         self.ended = false;

@@ -1,12 +1,12 @@
 //! A small recording of much that can happen, made by hand.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tracer_common::wire::{Event, Kind, flag};
 
 use crate::info::{KernelInfo, Losses, SiteInfo, SourceInfo, UnseenInfo};
 use crate::recording;
+use crate::sink::address::Addresses;
 use crate::tui::replay::player::Player;
 use crate::tui::world::{LOG, World};
 
@@ -30,6 +30,8 @@ pub(super) fn info() -> SourceInfo {
         },
         self_pid: 41,
         start_monotonic_ns: START,
+        // So that addresses have the same names each time.
+        address_key: "0123456789abcdef0123456789abcdef".into(),
         sites: vec![
             site("mmap_acquire", "mmap_lock_acquire_returned", "tp_btf", "observed"),
             site("vma_read_acquire", "lock_vma_under_rcu", "fexit", "observed"),
@@ -160,7 +162,7 @@ pub(super) fn scene() -> Scene {
 }
 
 pub(super) fn world() -> World {
-    let mut world = World::new(Arc::new(info()), LOG);
+    let mut world = World::new(&info(), LOG);
     for event in scene().events {
         world.event(&event);
     }
@@ -214,6 +216,8 @@ pub(super) fn real(folder: &Folder) -> PathBuf {
 pub(super) fn stuck() -> World {
     let folder = Folder::new("stuck");
     let mut player = Player::open(&real(&folder)).unwrap();
+    // It is from before recordings had a key.
+    player.show_addresses(Addresses::of(&info()));
     while player.peek().unwrap().is_some_and(|ns| ns <= STUCK_NS) {
         player.next().unwrap();
     }

@@ -193,7 +193,7 @@ fn skipped_runs_cost_and_recordings_are_in_the_header() {
 
 #[test]
 fn nothing_yet() {
-    let world = crate::tui::world::World::new(std::sync::Arc::new(scene::info()), 10);
+    let world = crate::tui::world::World::new(&scene::info(), 10);
     for view in View::ALL {
         let screen = shown(Bench::new(world.clone()), view, "<enter>j", (80, 24));
         assert!(screen.contains("tracer"), "{view:?}");
@@ -247,7 +247,11 @@ fn what_was_forgotten_is_said() {
     bench.app.look(Drill::Space(0xdead));
     assert!(bench.screen(100, 20).contains("is gone, or was forgotten"));
     bench.app.look(Drill::Vma(0xdead));
-    assert!(bench.screen(100, 20).contains("the VMA dead is not known"));
+    assert!(
+        bench
+            .screen(100, 20)
+            .contains("the VMA 000000000000dead is not known")
+    );
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn a_long_log_says_what_it_does_not_keep() {
     for at in 0..6_000 {
         scene.add(Kind::VmaReadFail, 7, b"x", at, |_| {});
     }
-    let mut world = crate::tui::world::World::new(std::sync::Arc::new(scene::info()), 5_000);
+    let mut world = crate::tui::world::World::new(&scene::info(), 5_000);
     for event in &scene.events {
         world.event(event);
     }

@@ -10,6 +10,7 @@ use super::{Canvas, short};
 use crate::contention::chains::{Doing, Edge, Tree, Why};
 use crate::contention::places;
 use crate::filter::{Facts, Field, Filter, Value};
+use crate::outside;
 use crate::sink::text::{count, duration};
 use crate::stacks::Stack;
 use crate::tui::app::Drill;
@@ -483,17 +484,17 @@ pub fn one(canvas: &mut Canvas<'_>, key: u64) {
 
 fn frames<'a>(stack: &Stack) -> Vec<Line<'a>> {
     let frame = |frame: &crate::stacks::Frame| {
-        let place = if frame.name.is_empty() {
-            format!("{:x}", frame.address)
-        } else {
-            frame.name.clone()
+        let place = match (frame.name.as_str(), frame.address) {
+            ("", 0) => "?".to_owned(),
+            ("", address) => format!("{address:x}"),
+            (name, _) => name.to_owned(),
         };
         let module = if frame.module.is_empty() {
             String::new()
         } else {
             format!("  [{}]", frame.module)
         };
-        let safe = crate::sink::text::comm(format!("   {place}{module}").as_bytes()).into_owned();
+        let safe = outside::plain(&format!("   {place}{module}")).into_owned();
         Line::from(safe)
     };
     stack.frames.iter().map(frame).collect()

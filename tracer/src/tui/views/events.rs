@@ -212,7 +212,7 @@ pub fn what(entry: &Entry) -> String {
     } else if event.vma().is_none()
         && let Some(mm) = event.mm()
     {
-        words.push(format!("mm {mm:x}"));
+        words.push(format!("mm {mm:016x}"));
     }
     if event.vm_refcnt().is_some() {
         words.push(format!("refcnt {}", space::refcnt(event.vm_refcnt()).0));
@@ -295,7 +295,7 @@ pub fn timeline(canvas: &mut Canvas<'_>) {
         Some(Detail::Gone(Subject::Vma(address))) => {
             vec![warn(
                 canvas,
-                format!("the VMA {address:x} is not known: no event of it, or forgotten since"),
+                format!("the VMA {address:016x} is not known: no event of it, or forgotten since"),
             )]
         }
         None => vec![Line::from(Span::styled("looking …", theme.style(Role::Quiet)))],
@@ -506,10 +506,10 @@ pub fn one(canvas: &mut Canvas<'_>, entry: &Entry) {
         field("ended a hold", duration(hold_ns));
     }
     if let Some(vma) = event.vma() {
-        field("vma", format!("{vma:x}"));
+        field("vma", format!("{vma:016x}"));
     }
     if let Some(mm) = event.mm() {
-        field("mm", format!("{mm:x}"));
+        field("mm", format!("{mm:016x}"));
     }
     if let Some(refcnt) = event.vm_refcnt() {
         field("vm_refcnt", format!("{refcnt:#x}: {}", refcnt_words(refcnt)));

@@ -164,7 +164,7 @@ pub const COLUMNS: &[Column<SpaceRow>] = &[
         width: 17,
         right: true,
         from: 160,
-        show: |row, _| (format!("{:x}", row.mm), Role::Quiet),
+        show: |row, _| (format!("{:016x}", row.mm), Role::Quiet),
         order: None,
     },
     Column {
@@ -318,7 +318,7 @@ pub const VMA_COLUMNS: &[Column<VmaRow>] = &[
         width: 17,
         right: true,
         from: 170,
-        show: |row, _| (format!("{:x}", row.vma), Role::Quiet),
+        show: |row, _| (format!("{:016x}", row.vma), Role::Quiet),
         order: None,
     },
     Column {
@@ -424,7 +424,7 @@ pub fn vmas(canvas: &mut Canvas<'_>, mm: u64) {
         }
     } else {
         spans.push(Span::styled(
-            format!("the address space {mm:x} is gone, or was forgotten"),
+            format!("the address space {mm:016x} is gone, or was forgotten"),
             theme.style(Role::Unsure),
         ));
     }
