@@ -370,6 +370,18 @@ mod tests {
     }
 
     #[test]
+    fn only_the_program_itself_has_one_hand_and_one_mouth() {
+        let text = "fs::write(a);\n#[cfg(test)]\nmod tests { fs::write(b); }\n";
+        assert_eq!(
+            whats(mentions(before_tests(text), OPENS)),
+            ["1: mentions fs::write("]
+        );
+        assert!(is_of_tracer("tracer/src/say.rs") && is_of_tracer("tracer/src/tui/screen.rs"));
+        assert!(!is_of_tracer("tracer/src/tui/tests/scene.rs") && !is_of_tracer("tracer/src/disk/tests.rs"));
+        assert!(!is_of_tracer("xtask/src/ui.rs") && !is_of_tracer("tracer/src/sink/html/page.js"));
+    }
+
+    #[test]
     fn docs_that_are_not_there_are_found() {
         let text = "See [it](docs/a.md), docs/b.md.\n";
         assert_eq!(
