@@ -1,7 +1,7 @@
 //! `cargo xtask deny`: what the crates of other people may be (`deny.toml`), checked by cargo-deny; whether a compiler of the
 //! version that we promise can build them; and whether one of them is known to be dangerous.
 //!
-//! The last needs the RustSec database, a git repository on GitHub. Where that cannot be reached nothing is known, and nothing
+//! The last needs the RustSec database, a public git repository. Where that cannot be reached nothing is known, and nothing
 //! else is said.
 
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::{deps, ui, ws};
 
 /// The one version that is tried.
 const CARGO_DENY: &str = "0.20.2";
-/// Where the database comes from, by cargo-deny's own default.
-const DATABASE: &str = "https://github.com/RustSec/advisory-db";
+/// The database, from where cargo-deny has it by default.
+const DATABASE: &str = "the RustSec database";
 
 /// A database whose last change is older says too little of today.
 const OLDEST: Duration = Duration::from_secs(90 * 24 * 60 * 60);
