@@ -44,10 +44,9 @@ pub(crate) struct Program<'a> {
 
 /// Where each call of a function of the program itself leads.
 fn targets(code: &[bpf_insn], begin: usize) -> impl Iterator<Item = usize> {
-    code.iter().enumerate().filter_map(move |(at, one)| {
-        (one.code == CALL && one.src_reg() == A_FUNCTION)
-            .then(|| (begin + at + 1).wrapping_add_signed(one.imm as isize))
-    })
+    let calls = code.iter().enumerate();
+    let calls = calls.filter(|(_, one)| one.code == CALL && one.src_reg() == A_FUNCTION);
+    calls.map(move |(at, one)| (begin + at + 1).wrapping_add_signed(one.imm as isize))
 }
 
 /// All programs by name, linked as the loader links them.
