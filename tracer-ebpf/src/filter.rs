@@ -116,9 +116,11 @@ pub(crate) fn passes(kind: Kind) -> Option<Task> {
     Some(Task { pid, tid })
 }
 
-/// Whether the current task is in the cgroup, or below it: one of the cgroups above it is that one.
-#[inline(always)]
-fn is_in_cgroup() -> bool {
+/// Whether the current task is in the cgroup, or below it: one of the cgroups above it is that one. A function of its own, so
+/// that there is one loop in the object and not one in every program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_in_cgroup() -> bool {
     for level in CGROUP_FROM.load()..=CGROUP_TO.load() {
         // SAFETY: the helper has no precondition. It walks up from the current task's cgroup under RCU.
         let above = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };

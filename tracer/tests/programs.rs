@@ -106,6 +106,10 @@ const CIRCLES: &[(&str, &str)] = &[
     ("memmove", "the same"),
     ("memset", "the same"),
     (
+        "is_in_cgroup",
+        "`--cgroup`, which is dead code without that option: up from the task's cgroup, 32 of them at most",
+    ),
+    (
         "point",
         "LOOKS of `--linger`, which is dead code without that option",
     ),

@@ -334,7 +334,7 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>, sites: &Path) {
                     match &got[job.kernel] {
                         Ok(kernel) => {
                             let sites = sites.join(job.kernel);
-                            lock(&failed).extend(boot_one(report, job, kernel, tools, &sites));
+                            lock(&failed).extend(boot_one(report, &job, kernel, tools, &sites));
                         }
                         Err(failure) => fail_all(report, &job, failure, Duration::ZERO),
                     }
@@ -378,9 +378,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Boots a guest and tells what its checks say; those that failed and may be made again are handed back.
-fn boot_one(report: &Report, job: Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Option<Failed> {
+fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Option<Failed> {
     let start = Instant::now();
-    let verdicts = verdicts(&job, kernel, tools, sites);
+    let verdicts = verdicts(job, kernel, tools, sites);
     let took = start.elapsed();
     let mut checks = Vec::new();
     let mut failures = Vec::new();
@@ -395,7 +395,11 @@ fn boot_one(report: &Report, job: Job, kernel: &Kernel, tools: &Arc<Tools>, site
             verdict => report.result(&title, Some(took), verdict, &rerun(&title)),
         }
     }
-    let job = Job { checks, ..job };
+    let job = Job {
+        scenario: job.scenario,
+        kernel: job.kernel,
+        checks,
+    };
     (!failures.is_empty()).then_some(Failed { job, failures, took })
 }
 
