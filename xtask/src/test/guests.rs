@@ -414,9 +414,29 @@ fn boot_again(report: &Report, bad: &Failed, kernel: &Kernel, tools: &Arc<Tools>
     }
 }
 
+/// The guest never came up: the emulator hung or went away before the kernel had said a word to us. That says nothing of what is
+/// checked, so even what may never fail is looked at in another guest.
+fn never_came_up(evidence: &Evidence) -> bool {
+    let outcome = &evidence.outcome;
+    outcome.release.is_empty() && (outcome.timed_out || outcome.crashed)
+}
+
 /// What each check says of one guest.
 fn verdicts(job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Vec<Result<(), String>> {
-    match contained(|| boot(job, kernel, tools, sites)) {
+    let mut booted = contained(|| boot(job, kernel, tools, sites));
+    if let Ok(evidence) = &booted
+        && never_came_up(evidence)
+    {
+        let trouble = evidence.outcome.trouble().unwrap_or_default();
+        ui::line(&format!(
+            "again  vm/{}/{}: {}",
+            job.kernel,
+            job.scenario.name,
+            trouble.lines().next().unwrap_or_default()
+        ));
+        booted = contained(|| boot(job, kernel, tools, sites));
+    }
+    match booted {
         Ok(evidence) => {
             let judge =
                 |check: &&'static Check| contained(|| (check.1)(&evidence)).map_err(|e| format!("{e:#}"));
