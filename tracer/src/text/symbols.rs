@@ -225,7 +225,9 @@ impl Symbols {
         let mut last = 0;
         for symbol in self.symbols.iter().filter(|symbol| symbol.module != 0) {
             match ranges.last_mut() {
-                Some(range) if last == symbol.module && symbol.address <= range.end + 16 * PAGE => {
+                Some(range)
+                    if last == symbol.module && symbol.address <= range.end.saturating_add(16 * PAGE) =>
+                {
                     range.end = range.end.max(symbol.end);
                 }
                 _ => ranges.push(symbol.address..symbol.end),
