@@ -201,9 +201,12 @@ struct Job {
     checks: Vec<&'static Check>,
 }
 
-/// Checks that may not fail a single time: what they find is a fault of the program or of the kernel, however busy the
-/// machine is. Any other is made again in a guest of its own if it fails, since emulated processors stand still for as
-/// long as the machine likes; if it is well then, it has passed, and is told as unsteady at the end.
+/// Checks that may not fail a single time, even where the guest's command did not end well: what they find is a fault of the
+/// program or of the kernel, however busy the machine is.
+///
+/// Where the command did end well, no check may: what it left is there, and wrong. Only where it did not, so that there is
+/// nothing to judge by, the others are made again in a guest of their own, since emulated processors stand still for as long as
+/// the machine likes; if they are well then, they have passed, and are told as unsteady at the end.
 const NEVER: &[&str] = &[
     "kernel-is-content",
     "finds-no-violation",
@@ -380,14 +383,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Boots a guest and tells what its checks say; those that failed and may be made again are handed back.
 fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Option<Failed> {
     let start = Instant::now();
-    let verdicts = verdicts(job, kernel, tools, sites);
+    let (ended_well, verdicts) = verdicts(job, kernel, tools, sites);
     let took = start.elapsed();
     let mut checks = Vec::new();
     let mut failures = Vec::new();
     for (check, verdict) in job.checks.iter().zip(verdicts) {
         let title = title(job.kernel, job.scenario, check.0);
         match verdict {
-            Err(failure) if !NEVER.contains(&check.0) => {
+            Err(failure) if !ended_well && !NEVER.contains(&check.0) => {
                 ui::line(&format!("again  {title} ({}) failed once", ui::elapsed(took)));
                 checks.push(*check);
                 failures.push(failure);
@@ -406,7 +409,7 @@ fn boot_one(report: &Report, job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sit
 /// The second run of what failed. It is alone on the machine.
 fn boot_again(report: &Report, bad: &Failed, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) {
     let start = Instant::now();
-    let verdicts = verdicts(&bad.job, kernel, tools, sites);
+    let (_, verdicts) = verdicts(&bad.job, kernel, tools, sites);
     let took = start.elapsed();
     for ((check, first), second) in bad.job.checks.iter().zip(&bad.failures).zip(verdicts) {
         let title = title(bad.job.kernel, bad.job.scenario, check.0);
@@ -421,8 +424,8 @@ fn never_came_up(evidence: &Evidence) -> bool {
     outcome.release.is_empty() && (outcome.timed_out || outcome.crashed)
 }
 
-/// What each check says of one guest.
-fn verdicts(job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Vec<Result<(), String>> {
+/// Whether a guest's command ended well, and what each check says of it.
+fn verdicts(job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> (bool, Vec<Result<(), String>>) {
     let mut booted = contained(|| boot(job, kernel, tools, sites));
     if let Ok(evidence) = &booted
         && never_came_up(evidence)
@@ -440,9 +443,10 @@ fn verdicts(job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> Vec
         Ok(evidence) => {
             let judge =
                 |check: &&'static Check| contained(|| (check.1)(&evidence)).map_err(|e| format!("{e:#}"));
-            job.checks.iter().map(judge).collect()
+            let verdicts = job.checks.iter().map(judge).collect();
+            (evidence.outcome.status == 0, verdicts)
         }
-        Err(error) => vec![Err(format!("{error:#}")); job.checks.len()],
+        Err(error) => (false, vec![Err(format!("{error:#}")); job.checks.len()]),
     }
 }
 
