@@ -53,6 +53,11 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     rewrite(text, spell)
 }
 
+/// The same for several texts.
+pub fn plain_all(texts: &[String]) -> Vec<String> {
+    texts.iter().map(|text| plain(text).into_owned()).collect()
+}
+
 /// The same for text of several lines that this program laid out: line ends and tabs stay.
 pub fn lines(text: &str) -> Cow<'_, str> {
     rewrite(text, |safe, char| match char {

@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tracer_guest::{COMMAND_FILE, MODULES_DIR, PORT_CONTROL, PORT_STDERR, PORT_STDOUT, WANT_OUT_FILE};
 
 use crate::kernels::Kernel;
@@ -123,6 +123,23 @@ impl Outcome {
     pub(crate) fn console_tail(&self, lines: usize) -> String {
         let all: Vec<&str> = self.console.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// The guest ended by itself, and its command with 0.
+    ///
+    /// # Errors
+    /// They say how it ended, and what the command said.
+    pub(crate) fn ended_well(&self) -> Result<()> {
+        if let Some(trouble) = self.trouble() {
+            bail!("{trouble}");
+        }
+        ensure!(
+            self.status == 0,
+            "the guest's command ended with {}: {}",
+            self.status,
+            plain(&String::from_utf8_lossy(&self.stderr))
+        );
+        Ok(())
     }
 
     /// One sentence about a guest that did not end by itself, with the end of its console.

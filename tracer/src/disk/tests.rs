@@ -9,13 +9,13 @@ use super::*;
 /// `nobody`: somebody else.
 const OTHER: u32 = 65_534;
 
-/// Only root can make what others would have made; the build machines are root.
-fn can_pretend() -> bool {
-    let is_root = at::user() == 0;
-    if !is_root {
-        eprintln!("left out: only root can make files of another user");
-    }
-    is_root
+/// Only root can make what others would have made.
+fn needs_root() {
+    assert_eq!(
+        at::user(),
+        0,
+        "only root can make files of another user: `sudo -E env PATH=\"$PATH\" cargo test -p tracer --lib disk`"
+    );
 }
 
 /// A folder in which everybody can make files, as `/tmp` is if `sticky`.
@@ -84,9 +84,7 @@ fn no_way_leads_through_a_link_at_the_file_itself() {
 
 #[test]
 fn no_way_leads_through_a_folder_that_somebody_planted() {
-    if !can_pretend() {
-        return;
-    }
+    needs_root();
     for (way, write) in WAYS {
         for sticky in [true, false] {
             let (folder, victim) = (shared(sticky), tempfile::tempdir().unwrap());
@@ -116,9 +114,7 @@ fn no_way_leads_through_a_folder_that_somebody_planted() {
 
 #[test]
 fn a_folder_that_somebody_put_there_leads_nowhere_else() {
-    if !can_pretend() {
-        return;
-    }
+    needs_root();
     let (folder, victim) = (shared(true), tempfile::tempdir().unwrap());
     let theirs = folder.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
@@ -142,16 +138,15 @@ fn links_of_this_user_and_of_a_users_own_folder_are_followed() {
     symlink(real.path(), folder.path().join("mine")).unwrap();
     create_new(&folder.path().join("mine/a")).unwrap();
     assert_eq!(names(real.path()), ["a"]);
-    if can_pretend() {
-        // `sudo tracer record -o ~/data/a.rec`, where ~/data is a link to a larger disk.
-        let homes = tempfile::tempdir().unwrap();
-        let home = homes.path().join("other");
-        fs::DirBuilder::new().mode(0o755).create(&home).unwrap();
-        chown(&home, Some(OTHER), Some(OTHER)).unwrap();
-        planted(real.path(), &home.join("data"));
-        create_new(&home.join("data/b")).unwrap();
-        assert_eq!(names(real.path()), ["a", "b"]);
-    }
+    needs_root();
+    // `sudo tracer record -o ~/data/a.rec`, where ~/data is a link to a larger disk.
+    let homes = tempfile::tempdir().unwrap();
+    let home = homes.path().join("other");
+    fs::DirBuilder::new().mode(0o755).create(&home).unwrap();
+    chown(&home, Some(OTHER), Some(OTHER)).unwrap();
+    planted(real.path(), &home.join("data"));
+    create_new(&home.join("data/b")).unwrap();
+    assert_eq!(names(real.path()), ["a", "b"]);
     // What leads in a circle ends.
     symlink("round", folder.path().join("round")).unwrap();
     let error = create_new(&folder.path().join("round/a")).unwrap_err();
@@ -249,9 +244,7 @@ fn a_pipe_that_somebody_planted_gets_nothing() {
     });
     replace(&path, b"ours").unwrap();
     assert_eq!(reader.join().unwrap(), "ours");
-    if !can_pretend() {
-        return;
-    }
+    needs_root();
     lchown(&path, Some(OTHER), Some(OTHER)).unwrap();
     // Nobody reads: it would hang if it opened it.
     for sticky in [true, false] {
@@ -270,9 +263,7 @@ fn a_pipe_that_somebody_planted_gets_nothing() {
 
 #[test]
 fn files_of_others_are_not_overwritten() {
-    if !can_pretend() {
-        return;
-    }
+    needs_root();
     let folder = shared(true);
     let path = folder.path().join("out");
     fs::write(&path, "theirs").unwrap();
@@ -382,9 +373,7 @@ fn a_folder_of_ones_own_is_no_link_and_nobody_elses() {
     }
     fs::set_permissions(&cache, Permissions::from_mode(0o777)).unwrap();
     assert!(Folder::own(&cache, false).is_err());
-    if !can_pretend() {
-        return;
-    }
+    needs_root();
     fs::remove_dir_all(&cache).unwrap();
     // Whoever owns the home of this user's HOME is somebody else, and chose where it leads.
     let victim = tempfile::tempdir().unwrap();

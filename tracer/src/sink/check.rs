@@ -267,11 +267,7 @@ impl Report {
         let info = &inputs.info.shown();
         let inputs = &Inputs {
             info,
-            warnings: inputs
-                .warnings
-                .iter()
-                .map(|text| outside::plain(text).into_owned())
-                .collect(),
+            warnings: outside::plain_all(&inputs.warnings),
             ..*inputs
         };
         let Inputs {

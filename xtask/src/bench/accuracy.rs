@@ -384,15 +384,7 @@ fn boot<T>(kernel: &str, options: &str, look: impl FnOnce(&Path) -> Result<T>) -
     let scratch = ws::Scratch::new(Some(&ws::target().join("bench")))?;
     guest.out = Some(scratch.path().to_owned());
     let outcome = guest.sh(&script(options))?;
-    if let Some(trouble) = outcome.trouble() {
-        anyhow::bail!("{trouble}");
-    }
-    ensure!(
-        outcome.status == 0,
-        "the guest's command ended with {}: {}",
-        outcome.status,
-        String::from_utf8_lossy(&outcome.stderr)
-    );
+    outcome.ended_well()?;
     look(scratch.path())
 }
 

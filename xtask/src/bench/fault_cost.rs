@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Row, thousands};
@@ -448,15 +448,7 @@ pub(super) fn measure(modes: &'static [Mode], rounds: usize) -> Result<(Costs, V
         ),
         || guest.sh(&script_of(modes, rounds)),
     )?;
-    if let Some(trouble) = outcome.trouble() {
-        bail!("{trouble}");
-    }
-    ensure!(
-        outcome.status == 0,
-        "the guest's command ended with {}: {}",
-        outcome.status,
-        String::from_utf8_lossy(&outcome.stderr)
-    );
+    outcome.ended_well()?;
     Ok((Costs::read_of(modes, scratch.path(), rounds)?, versions))
 }
 

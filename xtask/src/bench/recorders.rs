@@ -16,7 +16,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use self::said::Lost;
@@ -570,15 +570,7 @@ fn booted(mut guest: Guest, rounds: usize) -> Result<Booted> {
     let scratch = ws::Scratch::new(Some(&ws::target().join("bench")))?;
     guest.out = Some(scratch.path().to_owned());
     let outcome = guest.sh(&script(rounds))?;
-    if let Some(trouble) = outcome.trouble() {
-        bail!("{trouble}");
-    }
-    ensure!(
-        outcome.status == 0,
-        "the guest's command ended with {}: {}",
-        outcome.status,
-        crate::vm::plain(&String::from_utf8_lossy(&outcome.stderr))
-    );
+    outcome.ended_well()?;
     Booted::read(scratch.path(), rounds)
 }
 
