@@ -90,16 +90,8 @@ pub(super) fn text(
         ("glibc", &toolchains.glibc, "LGPL-2.1-or-later"),
     ];
     for (name, version, licence) in linked {
-        let at = format!("pkg:generic/{name}@{}", encoded(version));
-        components.push(json!({
-            "type": "library",
-            "bom-ref": at,
-            "name": name,
-            "version": version,
-            "scope": "required",
-            "licenses": [{"expression": licence}],
-            "purl": at,
-        }));
+        let at = generic(name, version);
+        components.push(library(&at, name, version, licence));
         edges.push(json!({"ref": at, "dependsOn": []}));
     }
     let roots: Vec<String> = crates
@@ -107,7 +99,7 @@ pub(super) fn text(
         .iter()
         .filter(|one| one.is_ours())
         .map(|one| purl(&one.id()))
-        .chain(linked.map(|(name, version, _)| format!("pkg:generic/{name}@{}", encoded(version))))
+        .chain(linked.map(|(name, version, _)| generic(name, version)))
         .collect();
     edges.push(json!({"ref": PROGRAM, "dependsOn": roots}));
     let tool = |name: &str, version: &str| json!({"type": "application", "name": name, "version": version});
@@ -186,7 +178,17 @@ fn brought(by: &Crate, links: &str) -> Result<Value> {
         .unwrap_or(version)
         .trim_start_matches('.');
     let at = format!("{at}@{}", encoded(version));
-    Ok(json!({
+    Ok(library(&at, name, version, licence))
+}
+
+/// Where what no registry has is from.
+fn generic(name: &str, version: &str) -> String {
+    format!("pkg:generic/{name}@{}", encoded(version))
+}
+
+/// A library that is no crate.
+fn library(at: &str, name: &str, version: &str, licence: &str) -> Value {
+    json!({
         "type": "library",
         "bom-ref": at,
         "name": name,
@@ -194,7 +196,7 @@ fn brought(by: &Crate, links: &str) -> Result<Value> {
         "scope": "required",
         "licenses": [{"expression": licence}],
         "purl": at,
-    }))
+    })
 }
 
 /// An expression, of which there were none once: then `/` stood between alternatives.
