@@ -337,7 +337,9 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>, sites: &Path) {
                     match &got[job.kernel] {
                         Ok(kernel) => {
                             let sites = sites.join(job.kernel);
-                            lock(&failed).extend(boot_one(report, &job, kernel, tools, &sites));
+                            // Not in one line: the lock would be held while the guest runs, and no other one could.
+                            let bad = boot_one(report, &job, kernel, tools, &sites);
+                            lock(&failed).extend(bad);
                         }
                         Err(failure) => fail_all(report, &job, failure, Duration::ZERO),
                     }
