@@ -315,9 +315,6 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>, sites: &Path) {
             .or_insert_with(|| kernels::get(job.kernel).map_err(|e| format!("{e:#}")));
     }
     let total = jobs.len();
-    let queue = Mutex::new(VecDeque::from(jobs));
-    let next = || lock(&queue).pop_front();
-    let failed = Mutex::new(Vec::new());
     let running = Arc::new(Mutex::new(Running::default()));
     let shown = Arc::clone(&running);
     let _progress = ui::Progress::watch("real kernels", move || {
@@ -328,29 +325,21 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>, sites: &Path) {
             running.now.join(", ")
         )
     });
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(job) = next() {
-                    let label = format!("{} {}", job.kernel, job.scenario.name);
-                    lock(&running).now.push(label.clone());
-                    match &got[job.kernel] {
-                        Ok(kernel) => {
-                            let sites = sites.join(job.kernel);
-                            // Not in one line: the lock would be held while the guest runs, and no other one could.
-                            let bad = boot_one(report, &job, kernel, tools, &sites);
-                            lock(&failed).extend(bad);
-                        }
-                        Err(failure) => fail_all(report, &job, failure, Duration::ZERO),
-                    }
-                    let mut running = lock(&running);
-                    running.now.retain(|l| *l != label);
-                    running.done += 1;
-                }
-            });
-        }
+    let failed = at_once(jobs, |job| {
+        let label = format!("{} {}", job.kernel, job.scenario.name);
+        lock(&running).now.push(label.clone());
+        let bad = match &got[job.kernel] {
+            Ok(kernel) => boot_one(report, &job, kernel, tools, &sites.join(job.kernel)),
+            Err(failure) => {
+                fail_all(report, &job, failure, Duration::ZERO);
+                None
+            }
+        };
+        let mut running = lock(&running);
+        running.now.retain(|l| *l != label);
+        running.done += 1;
+        bad
     });
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (n, bad) in failed.into_iter().enumerate() {
         let label = format!("{} {}", bad.job.kernel, bad.job.scenario.name);
         match &got[bad.job.kernel] {
@@ -368,6 +357,25 @@ fn boot_all(report: &Report, jobs: Vec<Job>, tools: &Arc<Tools>, sites: &Path) {
             }
         }
     }
+}
+
+/// Does all of it, [`AT_ONCE`] at a time, and gives what came of it.
+fn at_once<J: Send, R: Send>(jobs: Vec<J>, work: impl Fn(J) -> Option<R> + Sync) -> Vec<R> {
+    let queue = Mutex::new(VecDeque::from(jobs));
+    let results = Mutex::new(Vec::new());
+    let next = || lock(&queue).pop_front();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    // In one line with what follows, the lock would be held at work, and nobody else could be.
+                    let result = work(job);
+                    lock(&results).extend(result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the progress line shows.
@@ -520,6 +528,21 @@ mod tests {
         assert_eq!(names(&all[0]), [all[0].clone()]);
         assert!(all.iter().all(|n| ws::quote(n) == *n), "a name needs quoting");
         assert!(names("no such check").is_empty());
+    }
+
+    #[test]
+    fn guests_run_beside_each_other() {
+        let arrived = (Mutex::new(0), std::sync::Condvar::new());
+        let met = at_once(vec![(); AT_ONCE], |()| {
+            let mut count = lock(&arrived.0);
+            *count += 1;
+            arrived.1.notify_all();
+            let all = |count: &mut usize| *count < AT_ONCE;
+            let waited = arrived.1.wait_timeout_while(count, Duration::from_secs(60), all);
+            let (_guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            Some(!waited.timed_out())
+        });
+        assert_eq!(met, [true; AT_ONCE]);
     }
 
     #[test]
