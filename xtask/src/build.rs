@@ -22,8 +22,12 @@ const BPF_FLAGS: [&str; 3] = [
     "-Ctarget-cpu=v3",
 ];
 
-/// A cargo command for the eBPF crate, `build` or `clippy`.
-pub(crate) fn ebpf_cargo(verb: &str) -> Result<Command> {
+/// The crates of eBPF programs: the product's, and those that it is measured by.
+const PROBES: &str = "tracer-ebpf";
+const LIMIT: &str = "tracer-limit-ebpf";
+
+/// A cargo command for one of them, `build` or `clippy`.
+fn bpf_cargo(verb: &str, package: &str) -> Result<Command> {
     deps::rust_src()?;
     let bin = deps::bpf_linker()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -33,7 +37,7 @@ pub(crate) fn ebpf_cargo(verb: &str) -> Result<Command> {
         .args([
             verb,
             "--package",
-            "tracer-ebpf",
+            package,
             "-Z",
             "build-std=core",
             "--target",
@@ -49,22 +53,35 @@ pub(crate) fn ebpf_cargo(verb: &str) -> Result<Command> {
 
 /// Builds the eBPF object and returns where it is.
 pub(crate) fn ebpf() -> Result<PathBuf> {
-    let mut command = ebpf_cargo("build")?;
-    cargo(&mut command).context("building the eBPF programs")?;
+    object(PROBES)
+}
+
+/// Builds the object of programs that do next to nothing, and returns where it is.
+pub(crate) fn limit_ebpf() -> Result<PathBuf> {
+    object(LIMIT)
+}
+
+fn object(package: &str) -> Result<PathBuf> {
+    let mut command = bpf_cargo("build", package)?;
+    cargo(&mut command).with_context(|| format!("building the eBPF programs of {package}"))?;
     let built = ws::target()
         .join("ebpf-build")
         .join(BPF)
-        .join("release/tracer-ebpf");
-    let object = ws::target().join("ebpf/tracer-ebpf");
+        .join("release")
+        .join(package);
+    let object = ws::target().join("ebpf").join(package);
     copy_if_changed(&built, &object)?;
     Ok(object)
 }
 
 /// Runs clippy over the eBPF programs.
 pub(crate) fn lint_ebpf() -> Result<()> {
-    let mut command = ebpf_cargo("clippy")?;
-    command.args(["--", "-D", "warnings"]);
-    ws::capture_all(&mut command)
+    for package in [PROBES, LIMIT] {
+        let mut command = bpf_cargo("clippy", package)?;
+        command.args(["--", "-D", "warnings"]);
+        ws::capture_all(&mut command)?;
+    }
+    Ok(())
 }
 
 /// Copies only what differs, so that cargo does not rebuild the program for a new time stamp.

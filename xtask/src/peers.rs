@@ -20,7 +20,7 @@ pub(crate) struct Peer {
 }
 
 /// All of them. A new one needs a line here and nothing else.
-const PEERS: [Peer; 6] = [
+const PEERS: [Peer; 8] = [
     Peer {
         name: "bpftrace",
         package: "bpftrace",
@@ -32,6 +32,15 @@ const PEERS: [Peer; 6] = [
     Peer {
         name: "trace-cmd",
         package: "trace-cmd",
+    },
+    Peer {
+        name: "klockstat",
+        package: "libbpf-tools",
+    },
+    // The same tool in Python, which compiles its programs where it runs.
+    Peer {
+        name: "klockstat-bpfcc",
+        package: "bpfcc-tools",
     },
     // Nothing to compare with, but a terminal that programs can look at.
     Peer {

@@ -476,7 +476,7 @@ fn storms(said: &str) -> Result<Vec<Storm>> {
 }
 
 /// How many places tracer looked at, by mechanism, as `tracer doctor --json` has it.
-fn mechanisms(doctor: &Value) -> BTreeMap<String, u64> {
+pub(super) fn mechanisms(doctor: &Value) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     let operations = doctor["operations"].as_array().into_iter().flatten();
     for site in operations.flat_map(|operation| operation["sites"].as_array().into_iter().flatten()) {

@@ -6,9 +6,11 @@ mod export;
 pub(crate) mod fault_cost;
 mod guest;
 mod native;
+mod peers;
 mod probe_cost;
 mod provoke;
 mod recorders;
+mod turns;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,9 @@ pub(crate) struct BenchArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Draw what `peers` measures into docs/benchmarks, with the figures beside it
+    #[arg(long)]
+    svg: bool,
 }
 
 /// What measures, and the rows that come of it.
@@ -55,6 +60,10 @@ const GROUPS: &[Group] = &[
     Group {
         rows: &[recorders::RECORDERS],
         run: recorders::run,
+    },
+    Group {
+        rows: &[peers::PEERS],
+        run: peers::run,
     },
     Group {
         rows: &[accuracy::ACCURACY],
@@ -218,6 +227,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
             .as_deref()
             .is_none_or(|only| only == name || is_part_of(name, only))
     };
+    if args.svg && !wanted(peers::PEERS) {
+        bail!("--svg draws what peers measures: cargo xtask bench peers --svg");
+    }
     let machine = Machine::read();
     if !args.json {
         ui::line(&machine.text());
@@ -234,6 +246,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         for row in rows.into_iter().filter(|row| wanted(row.name)) {
             if !args.json {
                 row.show();
+            }
+            // What could not be measured leaves the picture as it is.
+            if args.svg && row.name == peers::PEERS && !row.method.is_empty() {
+                peers::draw(&row)?;
             }
             all.push(row);
         }

@@ -267,7 +267,7 @@ fn evaluate(storm: &Value, stats: &Value, recorder: &Recorder, per_pair: f64) ->
 }
 
 /// A `tracer record` that runs.
-struct Recorder {
+pub(super) struct Recorder {
     child: Child,
     log: PathBuf,
     memory_kib: u64,
@@ -276,7 +276,7 @@ struct Recorder {
 
 impl Recorder {
     /// Starts it, and waits until its probes are attached: then it writes the file's first frame.
-    fn start(tracer: &Path, file: &Path, log: &Path) -> Result<Self> {
+    pub(super) fn start(tracer: &Path, file: &Path, log: &Path) -> Result<Self> {
         let mut command = Command::new(tracer);
         command.args(["record", "-o"]).arg(file).stdin(Stdio::null());
         let err = File::create(log).with_context(|| format!("creating {}", log.display()))?;
@@ -302,6 +302,11 @@ impl Recorder {
         Ok(recorder)
     }
 
+    /// Its process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn said(&self) -> String {
         fs::read_to_string(&self.log)
             .unwrap_or_default()
@@ -310,7 +315,7 @@ impl Recorder {
     }
 
     /// Ends it as ^C does, and waits.
-    fn stop(&mut self) -> Result<()> {
+    pub(super) fn stop(&mut self) -> Result<()> {
         self.look();
         let pid = libc::pid_t::try_from(self.child.id()).context("a process number")?;
         // SAFETY: a signal to our own child, which has not been waited for.

@@ -10,7 +10,7 @@
 //! Each storm comes in two sizes: what the larger one takes more is that of its events, and what is left is that of
 //! starting and stopping, which differs much between recorders.
 
-mod said;
+pub(super) mod said;
 
 use std::fs;
 use std::path::Path;

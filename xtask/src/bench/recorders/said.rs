@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 /// Events that were lost, by the way in which they were.
-pub(super) type Lost = BTreeMap<&'static str, u64>;
+pub(in crate::bench) type Lost = BTreeMap<&'static str, u64>;
 
 /// What `tracer stats` says that was lost, in any way.
-pub(super) fn lost_by_tracer(said: &str) -> Result<Lost> {
+pub(in crate::bench) fn lost_by_tracer(said: &str) -> Result<Lost> {
     let stats: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
     let ways = [
         ("dropped", "/events/dropped"),
@@ -28,7 +28,7 @@ pub(super) fn lost_by_tracer(said: &str) -> Result<Lost> {
 
 /// What `perf report --stats` says: for each tracepoint how many samples found no room. Above them, where it sums up, the
 /// same word counts records that tell so, and not samples.
-pub(super) fn lost_by_perf(said: &str) -> Result<Lost> {
+pub(in crate::bench) fn lost_by_perf(said: &str) -> Result<Lost> {
     let mut lost = 0;
     let mut tracepoint = false;
     let mut tracepoints = 0;
@@ -51,7 +51,7 @@ pub(super) fn lost_by_perf(said: &str) -> Result<Lost> {
 
 /// What `trace-cmd report --stat` says that the kernel had no room for, on all processors. `entries` are none of these:
 /// with a file that it wrote through, the kernel counts in them what has been read, too.
-pub(super) fn lost_by_trace_cmd(said: &str) -> Result<Lost> {
+pub(in crate::bench) fn lost_by_trace_cmd(said: &str) -> Result<Lost> {
     let mut lost = Lost::new();
     for line in said.lines() {
         for what in ["overrun", "commit overrun", "dropped events"] {
@@ -75,7 +75,7 @@ fn first_number(said: &str) -> Option<u64> {
 }
 
 /// How many events the kernel counted, as `perf stat -x,` has it: a line a tracepoint, the count first.
-pub(super) fn counted(said: &str) -> Result<u64> {
+pub(in crate::bench) fn counted(said: &str) -> Result<u64> {
     let lines = said.lines().filter(|line| line.contains(",mmap_lock:"));
     let counts = lines.map(|line| {
         let count = line.split(',').next().and_then(|count| count.parse::<u64>().ok());
@@ -91,7 +91,7 @@ pub(super) fn counted(said: &str) -> Result<u64> {
 }
 
 /// What `usage` told, in nanoseconds of processor time.
-pub(super) fn cpu(said: &str) -> Result<f64> {
+pub(in crate::bench) fn cpu(said: &str) -> Result<f64> {
     let told: Value = serde_json::from_str(said).with_context(|| format!("usage told {said:?}"))?;
     let part = |name: &str| {
         told[name]
