@@ -5,10 +5,6 @@
 //! tracer has there.
 #![no_std]
 #![no_main]
-#![expect(
-    clippy::needless_pass_by_value,
-    reason = "aya's macros hand each program its context by value"
-)]
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit, kprobe, map},

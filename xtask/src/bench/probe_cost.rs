@@ -5,99 +5,104 @@ use anyhow::{Result, ensure};
 use serde_json::{Map, json};
 
 use super::Row;
-use super::fault_cost::{self, Mode, NOBODY, Who};
+use super::fault_cost::{self, bpftrace, tracer};
+use super::peers::said;
+use super::turns::{Observer, Turns};
 
 pub(super) const PROBE_COST: &str = "probe-cost";
 
-/// bpftrace with one probe that adds to a counter, the least that a program can do.
-const fn counting(name: &'static str, label: &'static str, program: &'static str) -> Mode {
-    Mode {
-        name,
-        label,
-        who: Who::Bpftrace {
-            program,
-            sysctl: None,
-        },
-    }
-}
-
-/// tracer, its probes attached as ever, and what it is asked for.
-const fn tracer(name: &'static str, label: &'static str, args: &'static str, sees: bool) -> Mode {
-    Mode {
-        name,
-        label,
-        who: Who::Tracer { args, sees },
-    }
-}
-
-const MODES: [Mode; 11] = [
-    NOBODY,
+/// bpftrace has one probe that adds to a counter, the least that its programs can do; tracer has all of its probes attached
+/// as ever, and is asked for little.
+static OBSERVERS: [Observer; 10] = [
+    Observer {
+        read: said::tracer_without_faults,
+        ..tracer(
+            "other-kinds",
+            "tracer --only mmap_start",
+            "tracer record -o /tmp/f --only mmap_start",
+        )
+    },
+    Observer {
+        read: said::tracer_without_faults,
+        ..tracer("other-process", "tracer -p 1", "tracer record -o /tmp/f -p 1")
+    },
     tracer(
-        "other-kinds",
-        "tracer --only mmap_start",
-        "--only mmap_start",
-        false,
+        "one-kind",
+        "tracer --only fault_end",
+        "tracer record -o /tmp/f --only fault_end",
     ),
-    tracer("other-process", "tracer -p 1", "-p 1", false),
-    tracer("one-kind", "tracer --only fault_end", "--only fault_end", true),
-    counting(
+    bpftrace(
         "fentry",
         "fentry",
-        "fentry:vmlinux:handle_mm_fault { @ = count(); }",
+        "bpftrace -f json -e 'fentry:vmlinux:handle_mm_fault { @ = count(); }'",
     ),
-    counting("fexit", "fexit", "fexit:vmlinux:handle_mm_fault { @ = count(); }"),
-    counting(
+    bpftrace(
+        "fexit",
+        "fexit",
+        "bpftrace -f json -e 'fexit:vmlinux:handle_mm_fault { @ = count(); }'",
+    ),
+    bpftrace(
         "kprobe-entry",
         "kprobe at entry",
-        "kprobe:handle_mm_fault { @ = count(); }",
+        "bpftrace -f json -e 'kprobe:handle_mm_fault { @ = count(); }'",
     ),
-    counting(
+    bpftrace(
         "kretprobe",
         "kretprobe",
-        "kretprobe:handle_mm_fault { @ = count(); }",
+        "bpftrace -f json -e 'kretprobe:handle_mm_fault { @ = count(); }'",
     ),
-    counting(
-        "kprobe-jump",
-        "kprobe as a jump",
-        "kprobe:lock_vma_under_rcu+OFFSET { @ = count(); }",
-    ),
-    Mode {
-        name: "kprobe-trap",
-        label: "kprobe as a trap",
-        who: Who::Bpftrace {
-            program: "kprobe:lock_vma_under_rcu+OFFSET { @ = count(); }",
-            sysctl: Some("debug.kprobes-optimization"),
-        },
+    bpftrace("kprobe-jump", "kprobe as a jump", BY_INSTRUCTION),
+    Observer {
+        without: Some("debug.kprobes-optimization"),
+        ..bpftrace("kprobe-trap", "kprobe as a trap", BY_INSTRUCTION)
     },
-    counting(
+    bpftrace(
         "breakpoint",
         "hardware breakpoint",
-        "watchpoint:ADDRESS:8:x { @ = count(); }",
+        "bpftrace -f json -e \"watchpoint:$address:8:x { @ = count(); }\"",
     ),
 ];
+const BY_INSTRUCTION: &str = "bpftrace -f json -e \"kprobe:lock_vma_under_rcu+$offset { @ = count(); }\"";
+
+/// The address of `handle_mm_fault`, and where an instruction of `lock_vma_under_rcu` begins.
+const TURNS: Turns = Turns {
+    observers: &OBSERVERS,
+    operations: &["fault"],
+    times: 5120,
+    storms: 5,
+    rounds: 1,
+    first: r#"
+address=0x$(awk '$3 == "handle_mm_fault" { print $1 }' /proc/kallsyms)
+for offset in $(seq 6 64); do
+  echo "p:probe lock_vma_under_rcu+$offset" 2> /dev/null > /sys/kernel/tracing/kprobe_events && break
+done
+echo > /sys/kernel/tracing/kprobe_events"#,
+    last: "tracer doctor --json > /out/doctor.json || exit 1",
+};
 
 /// Measures the row.
 pub(super) fn run() -> Result<Vec<Row>> {
-    let (costs, versions) = fault_cost::measure(&MODES, 1)?;
+    let (costs, versions) = fault_cost::measure(&TURNS)?;
     // That the kernel makes a jump of a probe, and not of another, shows in nothing but this.
     ensure!(
         costs.added("kprobe-trap")? > costs.added("kprobe-jump")?,
         "a kprobe by a trap was no dearer than one by a jump: debug.kprobes-optimization had no effect on this kernel"
     );
-    let mut figures = Map::new();
+    let mut figures = Map::from_iter([(
+        "none".to_owned(),
+        json!({"instructions": costs.untraced(), "added": 0.0}),
+    )]);
     let mut notes = Vec::new();
     let mut parts = Vec::new();
     for cost in &costs.all {
-        let (name, label) = (cost.mode.name, cost.mode.label);
+        let (name, label) = (cost.observer.name, cost.observer.label);
         let added = costs.added(name)?;
         figures.insert(
             name.to_owned(),
             json!({"instructions": cost.cpu(), "added": added}),
         );
-        match cost.mode.who {
-            Who::Nobody => continue,
-            Who::Tracer { .. } => {}
-            Who::Bpftrace { .. } => parts.push(format!("{label} {added:.0}")),
+        if cost.observer.command.starts_with("bpftrace ") {
+            parts.push(format!("{label} {added:.0}"));
         }
         notes.push(format!("{label:<30}{added:>8.0} instructions added to a fault"));
     }
@@ -117,31 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_for_one_turn_only() {
-        let script = fault_cost::script_of(&MODES, 1);
-        let lines: Vec<&str> = script.lines().map(str::trim).collect();
-        let at = lines
-            .iter()
-            .position(|line| line.starts_with("peer kprobe-trap "))
-            .unwrap();
-        assert_eq!(
-            lines[at - 1],
-            "sysctl -q -w debug.kprobes-optimization=0 || exit 1"
-        );
-        assert_eq!(
-            lines[at + 1],
-            "sysctl -q -w debug.kprobes-optimization=1 || exit 1"
-        );
-        assert!(lines.contains(&"trace other-process -p 1"), "{script}");
-    }
-
-    #[test]
-    fn modes_have_names_of_their_own() {
-        for (at, mode) in MODES.iter().enumerate() {
+    fn observers_have_names_of_their_own() {
+        for (at, one) in OBSERVERS.iter().enumerate() {
             assert!(
-                MODES[..at].iter().all(|other| other.name != mode.name),
+                OBSERVERS[..at].iter().all(|other| other.name != one.name),
                 "{}",
-                mode.name
+                one.name
             );
         }
     }

@@ -374,18 +374,34 @@ mod tests {
     fn the_script_is_whole() {
         let script = turns().script();
         for word in [
-            "ROUNDS", "FUNCTIONS", "FIRST", "LAST", "TURNS", "TIMES", "STORMS", "OPERATIONS",
+            "ROUNDS",
+            "FUNCTIONS",
+            "FIRST",
+            "LAST",
+            "TURNS",
+            "TIMES",
+            "STORMS",
+            "OPERATIONS",
         ] {
             assert!(!script.contains(word), "{word} is left in\n{script}");
         }
-        assert!(script.contains("for round in 1 2; do\n  turn 0 one\n"), "{script}");
+        assert!(
+            script.contains("for round in 1 2; do\n  turn 0 one\n"),
+            "{script}"
+        );
         assert!(script.contains("start_0() { exec watch 'a b'\n}"), "{script}");
         assert!(script.contains("--times 100 --rounds 2 fault mmap >"), "{script}");
         let lines: Vec<&str> = script.lines().map(str::trim).collect();
         let at = lines.iter().position(|line| *line == "turn 1 other").unwrap();
         // A setting is for one turn only.
-        assert_eq!(lines[at - 1], "sysctl -q -w debug.kprobes-optimization=0 || exit 1");
-        assert_eq!(lines[at + 1], "sysctl -q -w debug.kprobes-optimization=1 || exit 1");
+        assert_eq!(
+            lines[at - 1],
+            "sysctl -q -w debug.kprobes-optimization=0 || exit 1"
+        );
+        assert_eq!(
+            lines[at + 1],
+            "sysctl -q -w debug.kprobes-optimization=1 || exit 1"
+        );
     }
 
     #[test]

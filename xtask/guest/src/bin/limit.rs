@@ -25,7 +25,7 @@ const OBJECT: &str = "/usr/lib/tracer-limit-ebpf";
 #[derive(Debug, Parser)]
 #[command(
     about = "Attaches programs that do next to nothing to the hooks that tracer has",
-    after_help = "Example: tracer doctor --json > d; limit --hooks d --program submit96 > counts & …; kill -INT $!"
+    after_help = "Example: tracer info --json a.rec > p; limit --hooks p --program submit96 > counts & …; kill -INT $!"
 )]
 struct Cli {
     /// The programs
@@ -34,7 +34,7 @@ struct Cli {
     /// What each of them does
     #[arg(long, value_enum, default_value_t = Does::Empty)]
     program: Does,
-    /// What `tracer doctor --json` said
+    /// What `tracer info --json` says of a recording
     #[arg(long, value_name = "FILE", required_unless_present = "copy")]
     hooks: Option<PathBuf>,
     /// Only hooks of this mechanism, such as tp_btf
@@ -89,6 +89,8 @@ fn main() -> ExitCode {
     }
 }
 
+const KPROBE: &str = "kprobe";
+
 /// A place in the kernel, and how it is looked at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Hook {
@@ -97,9 +99,9 @@ struct Hook {
     place: String,
 }
 
-/// One hook with its program.
+/// A program, and what it is hooked to: one place, or all that are reached by kprobes.
 struct Hooked {
-    hook: Hook,
+    name: String,
     ebpf: Ebpf,
     ring: Option<RingBuf<MapData>>,
     events: u64,
@@ -109,15 +111,22 @@ fn run(cli: &Cli) -> Result<()> {
     let end = End::block()?;
     let path = cli.hooks.as_ref().context("--hooks is missing")?;
     let said = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let doctor: Value = serde_json::from_slice(&said).context("what tracer doctor said")?;
+    let plan: Value = serde_json::from_slice(&said).context("what tracer info said")?;
     let object = fs::read(&cli.object).with_context(|| format!("reading {}", cli.object.display()))?;
     let btf = Btf::from_sys_fs().context("reading the kernel's types")?;
-    let (hooks, left_out) = hooks(&doctor, cli.only.as_deref());
-    ensure!(!hooks.is_empty(), "tracer doctor names no hook");
+    let (hooks, left_out) = hooks(&plan, cli.only.as_deref());
+    ensure!(!hooks.is_empty(), "tracer had its probes on no hook");
+    let (instructions, functions): (Vec<Hook>, Vec<Hook>) =
+        hooks.into_iter().partition(|hook| hook.mechanism == KPROBE);
+    let number = instructions.len() + functions.len();
     let mut all = Vec::new();
-    for hook in hooks {
-        let hooked = attach(&object, &btf, cli.program, hook.clone());
-        all.push(hooked.with_context(|| format!("{} at {}", hook.mechanism, hook.place))?);
+    for hook in functions {
+        let name = format!("{} {}", hook.mechanism, hook.place);
+        let hooked = attach(&object, &btf, cli.program, &name, &[hook]);
+        all.push(hooked.with_context(|| name)?);
+    }
+    if !instructions.is_empty() {
+        all.push(attach(&object, &btf, cli.program, KPROBE, &instructions).context("by kprobe")?);
     }
     // Until it is closed.
     let _counting = match cli.runs {
@@ -125,7 +134,7 @@ fn run(cli: &Cli) -> Result<()> {
         false => None,
     };
     // Whoever waits for it reads this.
-    println!("{}", json!({"attached": all.len(), "left_out": left_out}));
+    println!("{}", json!({"attached": number, "left_out": left_out}));
     let mut last = false;
     loop {
         for one in &mut all {
@@ -142,7 +151,7 @@ fn run(cli: &Cli) -> Result<()> {
         let runs = cli.runs.then(|| info.run_count());
         let ns = cli.runs.then(|| info.run_time().as_nanos() as u64);
         told.insert(
-            format!("{} {}", one.hook.mechanism, one.hook.place),
+            one.name.clone(),
             json!({"events": one.events, "runs": runs, "run_ns": ns}),
         );
     }
@@ -151,16 +160,18 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 /// Where tracer has a probe, each once; and how many it has that no program here can be put on.
-fn hooks(doctor: &Value, only: Option<&str>) -> (Vec<Hook>, u64) {
+fn hooks(plan: &Value, only: Option<&str>) -> (Vec<Hook>, u64) {
     let mut found = Vec::new();
     let mut left_out = 0;
-    let operations = doctor["operations"].as_array().into_iter().flatten();
-    for site in operations.flat_map(|operation| operation["sites"].as_array().into_iter().flatten()) {
+    for site in plan["sites"].as_array().into_iter().flatten() {
+        if site["attached"] != true {
+            continue;
+        }
         let word = |name: &str| site[name].as_str().unwrap_or_default().to_owned();
         let mechanism = word("mechanism");
         let place = match mechanism.as_str() {
             "tp_btf" | "fentry" | "fexit" => word("function"),
-            "kprobe" => word("place"),
+            KPROBE => word("place"),
             "" | "none" => continue,
             _ => {
                 left_out += 1;
@@ -176,33 +187,38 @@ fn hooks(doctor: &Value, only: Option<&str>) -> (Vec<Hook>, u64) {
     (found, left_out)
 }
 
-fn attach(object: &[u8], btf: &Btf, does: Does, hook: Hook) -> Result<Hooked> {
+/// Puts one program on hooks of one mechanism; on more than one only by kprobe.
+fn attach(object: &[u8], btf: &Btf, does: Does, name: &str, hooks: &[Hook]) -> Result<Hooked> {
+    let first = hooks.first().context("no hook")?;
     let mut ebpf = EbpfLoader::new().load(object).context("loading the object")?;
-    let name = format!("{}_{}", does.name(), hook.mechanism);
+    let program = format!("{}_{}", does.name(), first.mechanism);
     let program = ebpf
-        .program_mut(&name)
-        .with_context(|| format!("the object has no program {name}"))?;
-    match hook.mechanism.as_str() {
+        .program_mut(&program)
+        .with_context(|| format!("the object has no program {program}"))?;
+    match first.mechanism.as_str() {
         "tp_btf" => {
             let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(&hook.place, btf)?;
+            program.load(&first.place, btf)?;
             program.attach()?;
         }
         "fentry" => {
             let program: &mut FEntry = program.try_into()?;
-            program.load(&hook.place, btf)?;
+            program.load(&first.place, btf)?;
             program.attach()?;
         }
         "fexit" => {
             let program: &mut FExit = program.try_into()?;
-            program.load(&hook.place, btf)?;
+            program.load(&first.place, btf)?;
             program.attach()?;
         }
-        "kprobe" => {
+        KPROBE => {
             let program: &mut KProbe = program.try_into()?;
             program.load()?;
-            let (function, distance) = distance(&hook.place)?;
-            program.attach(function, distance)?;
+            for hook in hooks {
+                let (function, distance) = distance(&hook.place)?;
+                let attached = program.attach(function, distance);
+                attached.with_context(|| format!("at {}", hook.place))?;
+            }
         }
         other => bail!("there is no program for {other}"),
     }
@@ -213,7 +229,7 @@ fn attach(object: &[u8], btf: &Btf, does: Does, hook: Hook) -> Result<Hooked> {
         )?),
     };
     Ok(Hooked {
-        hook,
+        name: name.to_owned(),
         ebpf,
         ring,
         events: 0,
@@ -318,14 +334,15 @@ mod tests {
 
     #[test]
     fn hooks_are_those_of_tracer_each_once() {
-        let site = |mechanism: &str, function: &str, place: &str| json!({"mechanism": mechanism, "function": function, "place": place});
-        let doctor = json!({"operations": [
-            {"sites": [site("fexit", "f", ""), site("none", "g", "")]},
-            {"sites": [site("fexit", "f", ""), site("kprobe", "h", "h+0x1c"), site("breakpoint", "i", "i+0x2")]}]});
-        let (all, left_out) = hooks(&doctor, None);
+        let site = |mechanism: &str, function: &str, place: &str| json!({"mechanism": mechanism, "function": function, "place": place, "attached": true});
+        let mut plan = json!({"sites": [
+            site("fexit", "f", ""), site("none", "g", ""), site("fexit", "f", ""), site("kprobe", "h", "h+0x1c"),
+            site("breakpoint", "i", "i+0x2"), site("fentry", "off", "")]});
+        plan["sites"][5]["attached"] = json!(false);
+        let (all, left_out) = hooks(&plan, None);
         let places: Vec<&str> = all.iter().map(|hook| hook.place.as_str()).collect();
         assert_eq!((places, left_out), (vec!["f", "h+0x1c"], 1));
-        assert_eq!(hooks(&doctor, Some("kprobe")).0.len(), 1);
+        assert_eq!(hooks(&plan, Some("kprobe")).0.len(), 1);
     }
 
     #[test]

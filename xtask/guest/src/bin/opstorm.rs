@@ -170,9 +170,7 @@ impl Place {
     /// Gives back what a round has used up.
     fn prepare(&self, operation: Operation) -> Result<()> {
         match operation {
-            Operation::Fault => self
-                .advise(libc::MADV_DONTNEED)
-                .context("giving the pages back"),
+            Operation::Fault => self.advise(libc::MADV_DONTNEED).context("giving the pages back"),
             Operation::Mmap | Operation::Mprotect => Ok(()),
         }
     }

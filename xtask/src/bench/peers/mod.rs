@@ -7,16 +7,16 @@
 mod native;
 mod observers;
 mod picture;
-mod said;
+pub(super) mod said;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use self::observers::{ALL, Side};
+use self::observers::{ALL, LIMITS, Side};
 use self::said::Made;
 use super::turns::{Frame, KERNEL, Observer, Outcome, Seen, Storms, Took, Turn, Turns, median, whole};
 use super::{Machine, Row, thousands};
@@ -43,9 +43,11 @@ const COUNTED: Turns = Turns {
     first: FIRST,
     last: "",
 };
+/// The limit is a matter of instructions, and every turn takes the better part of a minute on a busy machine.
 const CLOCK: Turns = Turns {
-    storms: 3,
-    rounds: 5,
+    observers: ALL.split_at(ALL.len() - LIMITS).0,
+    storms: 2,
+    rounds: 3,
     ..COUNTED
 };
 
@@ -53,8 +55,9 @@ const CLOCK: Turns = Turns {
 const FIRST: &str = r#"
 set -f
 tracer sites > /dev/null || exit 1
-tracer doctor --json > /tmp/doctor.json || exit 1
-cp /tmp/doctor.json /out/doctor.json
+tracer record -o /tmp/f --duration 100ms 2> /tmp/err || { cat /tmp/err >&2; exit 1; }
+tracer info --json /tmp/f > /tmp/plan.json || exit 1
+cp /tmp/plan.json /out
 made() {
   to=/out/made.$1; shift
   perf stat -x, -o $to -e mmap_lock:* opstorm "$@" > /dev/null 2> /tmp/err || { cat /tmp/err >&2; exit 1; }
@@ -145,22 +148,23 @@ impl Measured {
         let made = said::made(&text("made.all")?)?;
         let mut events = BTreeMap::new();
         for (operation, _) in OPERATIONS {
-            let [few, many] = ["few", "many"].map(|size| said::made(&text(&format!("made.{operation}.{size}"))?));
+            let [few, many] =
+                ["few", "many"].map(|size| said::made(&text(&format!("made.{operation}.{size}"))?));
             let further = many?.events as f64 - few?.events as f64;
             events.insert(operation, further / FURTHER);
         }
-        let doctor: Value = serde_json::from_str(&text("doctor.json")?).context("what doctor said")?;
+        let plan: Value = serde_json::from_str(&text("plan.json")?).context("what `tracer info` said")?;
         let mut all = Vec::new();
         for observer in turns.observers {
             let of = turns.read(out, observer)?;
-            all.push(Watched::new(observer, of)?);
+            all.push(Watched::new(observer, of));
         }
         Ok(Self {
             made,
             faults: turns.made(),
             events,
             copy: serde_json::from_str(&text("copy.json")?).context("what `limit --copy` said")?,
-            places: super::fault_cost::mechanisms(&doctor),
+            places: places(&plan),
             all,
         })
     }
@@ -217,6 +221,20 @@ impl Measured {
     }
 }
 
+/// Where tracer had probes, by mechanism, each place once.
+fn places(plan: &Value) -> BTreeMap<String, u64> {
+    let sites = plan["sites"].as_array().into_iter().flatten();
+    let attached = sites.filter(|site| site["attached"] == true);
+    let places: BTreeSet<[&str; 3]> = attached
+        .map(|site| ["mechanism", "function", "place"].map(|name| site[name].as_str().unwrap_or_default()))
+        .collect();
+    let mut found = BTreeMap::new();
+    for [mechanism, ..] in places {
+        *found.entry(mechanism.to_owned()).or_default() += 1;
+    }
+    found
+}
+
 /// What somebody missed; none: it does not look at such.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Missed {
@@ -242,19 +260,28 @@ impl Missed {
 }
 
 impl Watched {
-    fn new(observer: &'static Observer, turns: Vec<Turn>) -> Result<Self> {
+    /// Whose words cannot be understood has not been seen to look.
+    fn new(observer: &'static Observer, mut turns: Vec<Turn>) -> Self {
         let mut seen = Vec::new();
-        for turn in &turns {
-            if let Outcome::Looked { told, err, .. } = &turn.outcome {
-                let read = (observer.read)(told).with_context(|| format!("{}: {}", observer.label, err.trim()));
-                seen.push(read?);
+        for turn in &mut turns {
+            if let Outcome::Looked {
+                told, err, status, ..
+            } = &turn.outcome
+            {
+                match (observer.read)(told) {
+                    Ok(one) => seen.push(one),
+                    Err(error) => {
+                        let why = format!("it ended with {status}: {} {error:#}", err.trim());
+                        turn.outcome = Outcome::Refused(crate::vm::plain(&why));
+                    }
+                }
             }
         }
-        Ok(Self {
+        Self {
             observer,
             turns,
             seen,
-        })
+        }
     }
 
     /// Storms that it looked at.
@@ -312,7 +339,8 @@ pub(super) fn draw(row: &Row) -> Result<()> {
 /// All that was measured.
 struct Report {
     counted: Measured,
-    clock: Measured,
+    /// Instructions tell without it.
+    clock: Result<Measured>,
     native: Result<Value>,
     versions: Vec<String>,
 }
@@ -321,12 +349,18 @@ fn measure() -> Result<Report> {
     let names = ["bpftrace", "perf", "trace-cmd", "klockstat", "klockstat-bpfcc"];
     let mut clock = Frame::new(&names, &["opstorm", "limit"])?;
     clock.add(build::limit_ebpf()?, "/usr/lib/tracer-limit-ebpf");
-    let label = |turns: &Turns| format!("{} observers, {} turns of each", turns.observers.len(), turns.rounds);
+    let label = |turns: &Turns| {
+        format!(
+            "{} observers, {} turns of each",
+            turns.observers.len(),
+            turns.rounds
+        )
+    };
     let counted = clock.counted().run(&label(&COUNTED), &COUNTED.script(), |out| {
         Measured::read(out, &COUNTED)
     })?;
     let versions = clock.versions.clone();
-    let clock = clock.run(&label(&CLOCK), &CLOCK.script(), |out| Measured::read(out, &CLOCK))?;
+    let clock = clock.run(&label(&CLOCK), &CLOCK.script(), |out| Measured::read(out, &CLOCK));
     Ok(Report {
         counted,
         clock,
@@ -337,6 +371,10 @@ fn measure() -> Result<Report> {
 }
 
 impl Report {
+    fn by_clock(&self, name: &str) -> Option<&Watched> {
+        self.clock.as_ref().ok()?.of(name).ok()
+    }
+
     fn row(&self) -> Result<Row> {
         let ours = self.counted.of("tracer")?;
         let missed = self.counted.missed(ours);
@@ -388,7 +426,8 @@ impl Report {
             line += &format!("{:>17}{:>11}{:>9}", whole(took.cpu), whole(took.wall), "1.00");
         }
         lines.push(line);
-        for (counted, clock) in self.counted.all.iter().zip(&self.clock.all) {
+        for counted in &self.counted.all {
+            let clock = self.by_clock(counted.observer.name);
             let mut line = format!("{:<34}", counted.observer.label);
             if let Some(why) = counted.refused() {
                 let last = why.lines().last().unwrap_or_default();
@@ -398,10 +437,12 @@ impl Report {
             let sees = self.counted.missed(counted);
             for (operation, _) in OPERATIONS {
                 let added = self.counted.added(counted, operation);
-                let added = added.map_or((String::new(), String::new()), |took| (whole(took.cpu), whole(took.wall)));
+                let added = added.map_or((String::new(), String::new()), |took| {
+                    (whole(took.cpu), whole(took.wall))
+                });
                 // What it does not look at costs next to nothing, and is no merit.
                 let blind = if sees.sees(operation) { "" } else { "(blind) " };
-                let clock = clock.times_as_long(operation);
+                let clock = clock.and_then(|one| one.times_as_long(operation));
                 line += &format!(
                     "{:>17}{:>11}{:>9}",
                     format!("{blind}{}", added.0),
@@ -421,7 +462,10 @@ impl Report {
     /// Whoever did not see all.
     fn who_missed(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (how, guest) in [("1 CPU, by instructions", &self.counted), ("2 CPUs, by the clock", &self.clock)] {
+        for (how, guest) in [
+            ("1 CPU, by instructions", &self.counted),
+            ("2 CPUs, by the clock", &self.clock),
+        ] {
             lines.push(format!(
                 "{how}: the kernel counted {} events of mmap_lock and {} holds; faults: {}",
                 thousands(guest.made.events),
@@ -470,7 +514,10 @@ impl Report {
             .collect();
         let places = self.counted.places.iter().map(|(how, n)| format!("{n} by {how}"));
         let mut lines = vec![
-            format!("events of mmap_lock an operation, by the kernel's count: {}", events.join(", ")),
+            format!(
+                "events of mmap_lock an operation, by the kernel's count: {}",
+                events.join(", ")
+            ),
             format!(
                 "places that tracer and the limit looked at: {}",
                 places.collect::<Vec<_>>().join(", ")
@@ -480,6 +527,9 @@ impl Report {
                 self.counted.copy["64"], self.counted.copy["96"]
             ),
         ];
+        if let Err(error) = &self.clock {
+            lines.push(format!("by the clock: not measured: {error:#}"));
+        }
         match &self.native {
             Ok(native) => lines.extend(native::lines(native)),
             Err(error) => lines.push(format!("on this machine's own kernel: not measured: {error:#}")),
@@ -490,19 +540,25 @@ impl Report {
     fn json(&self) -> Result<Value> {
         let mut operations = Map::new();
         for (operation, label) in OPERATIONS {
-            let (counted, clock) = (self.counted.nobody(operation), self.clock.nobody(operation));
+            let counted = self.counted.nobody(operation);
+            let clock = self.clock.as_ref().ok().map(|guest| guest.nobody(operation).wall);
             operations.insert(
                 operation.to_owned(),
                 json!({
                     "label": label, "instructions": counted.cpu, "instructions_everybody": counted.wall,
-                    "clock_ns": clock.wall, "mmap_lock_events": self.counted.events[operation],
+                    "clock_ns": clock, "mmap_lock_events": self.counted.events[operation],
                 }),
             );
         }
         let mut observers = Vec::new();
-        for (counted, clock) in self.counted.all.iter().zip(&self.clock.all) {
+        for counted in &self.counted.all {
             let side = Side::of(counted.observer);
-            let (missed, missed_clock) = (self.counted.missed(counted), self.clock.missed(clock));
+            let clock = self.by_clock(counted.observer.name);
+            let missed = self.counted.missed(counted);
+            let missed_clock = match (&self.clock, clock) {
+                (Ok(guest), Some(one)) => Some(guest.missed(one)),
+                _ => None,
+            };
             let mut of = Map::new();
             for (operation, _) in OPERATIONS {
                 let Some(added) = self.counted.added(counted, operation) else {
@@ -511,7 +567,7 @@ impl Report {
                 let one = json!({
                     "added": added.cpu, "added_everybody": added.wall, "sees": missed.sees(operation),
                     "by_limit": self.counted.ratio(counted.observer.name, LEAST, operation)?,
-                    "clock_times": clock.times_as_long(operation),
+                    "clock_times": clock.and_then(|one| one.times_as_long(operation)),
                 });
                 of.insert(operation.to_owned(), one);
             }
@@ -519,7 +575,7 @@ impl Report {
             observers.push(json!({
                 "name": counted.observer.name, "label": counted.observer.label, "side": side.name(),
                 "command": counted.observer.command, "operations": of, "refused": counted.refused(),
-                "missed": {"counted": losses(missed), "clock": losses(missed_clock)},
+                "missed": {"counted": losses(missed), "clock": missed_clock.map(losses)},
             }));
         }
         let mut goals = Vec::new();
@@ -529,16 +585,15 @@ impl Report {
                 "ratio": self.counted.ratio(goal.who, goal.whom, goal.operation)?,
             }));
         }
-        let turns = |turns: &Turns| json!({"times": turns.times, "storms": turns.storms, "rounds": turns.rounds});
-        let made = |guest: &Measured| {
-            json!({"mmap_lock_events": guest.made.events, "mmap_lock_holds": guest.made.holds, "faults": guest.faults})
-        };
+        let turns =
+            |turns: &Turns| json!({"times": turns.times, "storms": turns.storms, "rounds": turns.rounds});
+        let made = |guest: &Measured| json!({"mmap_lock_events": guest.made.events, "mmap_lock_holds": guest.made.holds, "faults": guest.faults});
         Ok(json!({
             "schema": "tracer.bench.peers.v1", "machine": Machine::read().json(), "kernel": KERNEL,
             "peers": self.versions, "operations": operations, "observers": observers, "goals": goals,
             "copy_instructions": self.counted.copy, "places": self.counted.places,
             "turns": {"counted": turns(&COUNTED), "clock": turns(&CLOCK)},
-            "made": {"counted": made(&self.counted), "clock": made(&self.clock)},
+            "made": {"counted": made(&self.counted), "clock": self.clock.as_ref().ok().map(made)},
             "native": self.native.as_ref().ok(),
         }))
     }
@@ -596,7 +651,10 @@ mod tests {
                 holds: 300,
             },
             faults: 50,
-            events: OPERATIONS.iter().map(|(operation, _)| (*operation, 6.0)).collect(),
+            events: OPERATIONS
+                .iter()
+                .map(|(operation, _)| (*operation, 6.0))
+                .collect(),
             copy: json!({"64": 8, "96": 12}),
             places: BTreeMap::new(),
             all: vec![

@@ -34,9 +34,13 @@ pub(super) fn run() -> Result<Value> {
     let (limit, object) = (build::guest_bin("limit")?, build::limit_ebpf()?);
     let storm = build::guest_bin("mmapstorm")?;
     let scratch = ws::Scratch::new(Some(&ws::target().join("bench")))?;
-    let doctor = scratch.path().join("doctor.json");
-    let said = ws::capture(Command::new(&tracer).args(["doctor", "--json"]))?;
-    fs::write(&doctor, said).with_context(|| format!("writing {}", doctor.display()))?;
+    let file = scratch.path().join("a.rec");
+    let plan = scratch.path().join("plan.json");
+    let (mut record, mut info) = (Command::new(&tracer), Command::new(&tracer));
+    record.args(["record", "--duration", "100ms", "-o"]).arg(&file);
+    ws::capture(&mut record)?;
+    let said = ws::capture(info.args(["info", "--json"]).arg(&file))?;
+    fs::write(&plan, said).with_context(|| format!("writing {}", plan.display()))?;
     let storm = || {
         let mut storm = Command::new(&storm);
         storm.args(["--threads", "1", "--pairs", PAIRS]);
@@ -44,7 +48,6 @@ pub(super) fn run() -> Result<Value> {
         ws::capture(&mut storm).map(drop)
     };
     let ours = || -> Result<Ran> {
-        let file = scratch.path().join("a.rec");
         let _ = fs::remove_file(&file);
         let mut recorder = Recorder::start(&tracer, &file, &scratch.path().join("tracer.log"))?;
         // Held open for as long as the kernel is to count.
@@ -57,7 +60,7 @@ pub(super) fn run() -> Result<Value> {
     let theirs = |program: &str| -> Result<Ran> {
         let told = scratch.path().join("limit.json");
         let mut command = Command::new(&limit);
-        command.arg("--object").arg(&object).arg("--hooks").arg(&doctor);
+        command.arg("--object").arg(&object).arg("--hooks").arg(&plan);
         command.args(["--runs", "--only", "tp_btf", "--program", program]);
         let mut limit = Limit::start(command, &told)?;
         storm()?;
@@ -156,11 +159,7 @@ fn program(said: &str) -> Option<(u64, u64, u64)> {
         line.trim().parse::<u64>().ok()
     };
     (number("prog_type:")? == TRACING).then_some(())?;
-    Some((
-        number("prog_id:")?,
-        number("run_cnt:")?,
-        number("run_time_ns:")?,
-    ))
+    Some((number("prog_id:")?, number("run_cnt:")?, number("run_time_ns:")?))
 }
 
 /// What `limit --runs` told last.
@@ -206,7 +205,11 @@ impl Limit {
         let pid = libc::pid_t::try_from(self.0.id()).context("a process number")?;
         // SAFETY: a signal to our own child, which has not been waited for.
         let sent = unsafe { libc::kill(pid, libc::SIGINT) };
-        ensure!(sent == 0, "cannot stop limit: {}", std::io::Error::last_os_error());
+        ensure!(
+            sent == 0,
+            "cannot stop limit: {}",
+            std::io::Error::last_os_error()
+        );
         let status = self.0.wait().context("waiting for limit")?;
         ensure!(status.success(), "limit failed ({status})");
         Ok(())

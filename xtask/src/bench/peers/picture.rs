@@ -62,7 +62,12 @@ pub(super) fn svg(figures: &Value) -> Result<String> {
         let bars: Vec<Bar<'_>> = observers.iter().filter_map(|one| bar(one, name)).collect();
         let label = operation["label"].as_str().unwrap_or(name);
         let untraced = operation["instructions"].as_f64().context("no instructions")?;
-        panel(&mut body, top, &format!("{label}: {} instructions untraced", whole(untraced)), &bars);
+        panel(
+            &mut body,
+            top,
+            &format!("{label}: {} instructions untraced", whole(untraced)),
+            &bars,
+        );
         top += HEAD + LINE * bars.len() as f64 + 18.0;
     }
     for one in observers {
@@ -72,7 +77,13 @@ pub(super) fn svg(figures: &Value) -> Result<String> {
         let label = one["label"].as_str().unwrap_or_default();
         let last = why.lines().last().unwrap_or_default();
         let short: String = last.chars().take(110).collect();
-        text(&mut body, 20.0, top + 14.0, "dim", &format!("{label} did not run: {short}"));
+        text(
+            &mut body,
+            20.0,
+            top + 14.0,
+            "dim",
+            &format!("{label} did not run: {short}"),
+        );
         top += LINE;
     }
     let kernel = figures["kernel"].as_str().unwrap_or_default();
@@ -120,9 +131,13 @@ fn legend() -> String {
         "head",
         "Instructions that looking adds to an operation: less is better",
     );
-    for (at, (side, label)) in [("ours", "tracer"), ("peer", "others"), ("limit", "the least that a probe can do")]
-        .into_iter()
-        .enumerate()
+    for (at, (side, label)) in [
+        ("ours", "tracer"),
+        ("peer", "others"),
+        ("limit", "the least that a probe can do"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let x = 20.0 + 110.0 * at as f64;
         rectangle(&mut out, x, 44.0, 12.0, side);
@@ -194,8 +209,14 @@ fn rectangle(out: &mut String, x: f64, y: f64, width: f64, class: &str) {
 }
 
 fn text(out: &mut String, x: f64, y: f64, class: &str, said: &str) {
-    let said = said.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let _ = writeln!(out, "  <text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{said}</text>");
+    let said = said
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let _ = writeln!(
+        out,
+        "  <text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{said}</text>"
+    );
 }
 
 #[cfg(test)]
@@ -230,14 +251,23 @@ mod tests {
                 {"label": "d", "side": "peer", "operations": {}, "refused": "x\nno such kernel <1>"}],
         });
         let drawn = svg(&figures).unwrap();
-        assert!(drawn.contains("width=\"480.0\"") && drawn.contains("width=\"240.0\""), "{drawn}");
+        assert!(
+            drawn.contains("width=\"480.0\"") && drawn.contains("width=\"240.0\""),
+            "{drawn}"
+        );
         assert!(drawn.contains("b &amp; c") && drawn.contains("blind"), "{drawn}");
-        assert!(drawn.contains("d did not run: no such kernel &lt;1&gt;"), "{drawn}");
+        assert!(
+            drawn.contains("d did not run: no such kernel &lt;1&gt;"),
+            "{drawn}"
+        );
         assert!(svg(&json!({})).is_err());
     }
 
     #[test]
     fn scales_have_round_numbers() {
-        assert_eq!([1000.0, 850.0, 12_000.0, 7.0].map(step), [200.0, 200.0, 2000.0, 1.0]);
+        assert_eq!(
+            [1000.0, 850.0, 12_000.0, 7.0].map(step),
+            [200.0, 200.0, 2000.0, 1.0]
+        );
     }
 }

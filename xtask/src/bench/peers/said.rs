@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::super::recorders::said::{lost_by_perf, lost_by_tracer, lost_by_trace_cmd};
+use super::super::recorders::said::{lost_by_perf, lost_by_trace_cmd, lost_by_tracer};
 use super::super::turns::Seen;
 
 /// What the kernel counted itself, of the three tracepoints.
@@ -17,7 +17,9 @@ pub(super) struct Made {
 /// The lines of `perf stat -x,`: a tracepoint each, the count first.
 pub(super) fn made(said: &str) -> Result<Made> {
     let events = super::super::recorders::said::counted(said)?;
-    let line = said.lines().find(|line| line.contains(",mmap_lock:mmap_lock_released,"));
+    let line = said
+        .lines()
+        .find(|line| line.contains(",mmap_lock:mmap_lock_released,"));
     let holds = line.and_then(|line| line.split(',').next()?.parse().ok());
     Ok(Made {
         events,
@@ -26,22 +28,34 @@ pub(super) fn made(said: &str) -> Result<Made> {
 }
 
 /// `tracer stats --json`.
-pub(super) fn tracer(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn tracer(said: &str) -> Result<Seen> {
     let stats: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
     let kind = |name: &str| stats["events"]["by_kind"][name].as_u64().unwrap_or(0);
-    let events = ["mmap_start", "mmap_acquire", "mmap_fail", "mmap_release", "mmap_downgrade"];
-    // With --only there are none, as was asked for.
-    let faults = kind("fault_end");
+    let events = [
+        "mmap_start",
+        "mmap_acquire",
+        "mmap_fail",
+        "mmap_release",
+        "mmap_downgrade",
+    ];
     Ok(Seen {
         events: Some(events.map(kind).iter().sum()),
         holds: Some(kind("mmap_release")),
-        faults: (faults > 0).then_some(faults),
+        faults: Some(kind("fault_end")),
         lost: lost_by_tracer(said)?.values().sum(),
     })
 }
 
+/// The same where no faults were asked for.
+pub(in crate::bench) fn tracer_without_faults(said: &str) -> Result<Seen> {
+    Ok(Seen {
+        faults: None,
+        ..tracer(said)?
+    })
+}
+
 /// Histograms of bpftrace, in JSON.
-pub(super) fn bpftrace_histogram(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn bpftrace_histogram(said: &str) -> Result<Seen> {
     let values = said
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -69,7 +83,7 @@ pub(super) fn bpftrace_histogram(said: &str) -> Result<Seen> {
 }
 
 /// Three counts of lines (faults, events, releases), and what bpftrace says that it lost.
-pub(super) fn bpftrace_print(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn bpftrace_print(said: &str) -> Result<Seen> {
     let [faults, events, holds] = counts(said)?;
     let lost = said.lines().filter_map(|line| number_after(line, "Lost "));
     Ok(Seen {
@@ -81,7 +95,7 @@ pub(super) fn bpftrace_print(said: &str) -> Result<Seen> {
 }
 
 /// A count of lines, and `perf report --stats`.
-pub(super) fn perf_record(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn perf_record(said: &str) -> Result<Seen> {
     let [events] = counts(said)?;
     Ok(Seen {
         events: Some(events),
@@ -91,7 +105,7 @@ pub(super) fn perf_record(said: &str) -> Result<Seen> {
 }
 
 /// A count of lines, and lines such as `LOST 27 events!`.
-pub(super) fn perf_trace(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn perf_trace(said: &str) -> Result<Seen> {
     let [events] = counts(said)?;
     let lost = said.lines().filter_map(|line| number_after(line, "LOST "));
     Ok(Seen {
@@ -102,7 +116,7 @@ pub(super) fn perf_trace(said: &str) -> Result<Seen> {
 }
 
 /// A count of lines, and `trace-cmd report --stat`.
-pub(super) fn trace_cmd(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn trace_cmd(said: &str) -> Result<Seen> {
     let [events] = counts(said)?;
     Ok(Seen {
         events: Some(events),
@@ -112,7 +126,7 @@ pub(super) fn trace_cmd(said: &str) -> Result<Seen> {
 }
 
 /// The same of functions.
-pub(super) fn trace_cmd_functions(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn trace_cmd_functions(said: &str) -> Result<Seen> {
     let Seen { events, lost, .. } = trace_cmd(said)?;
     Ok(Seen {
         faults: events,
@@ -123,7 +137,7 @@ pub(super) fn trace_cmd_functions(said: &str) -> Result<Seen> {
 
 /// Tables of klockstat, whose third column counts: how often each caller waited for a lock, and how often it held one.
 /// Locks of all kinds are in them, so this is more than `mmap_lock` was held.
-pub(super) fn klockstat(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn klockstat(said: &str) -> Result<Seen> {
     let mut held = false;
     let mut holds = None;
     for line in said.lines() {
@@ -152,7 +166,7 @@ fn row_count(line: &str) -> Option<u64> {
 }
 
 /// What `limit --runs` told last: how often each program ran.
-pub(super) fn limit(said: &str) -> Result<Seen> {
+pub(in crate::bench) fn limit(said: &str) -> Result<Seen> {
     let last = said.lines().last().unwrap_or_default();
     let told: Value = serde_json::from_str(last).with_context(|| format!("`limit` told {said:?}"))?;
     let hooks = told["hooks"].as_object().context("`limit` told of no hooks")?;
@@ -195,7 +209,8 @@ mod tests {
     #[test]
     fn the_kernel_counts_events_and_releases() {
         let line = |name: &str, count: &str| format!("{count},,mmap_lock:mmap_lock_{name},2996,100.00,,\n");
-        let said = line("acquire_returned", "6046") + &line("released", "4042") + &line("start_locking", "4043");
+        let said =
+            line("acquire_returned", "6046") + &line("released", "4042") + &line("start_locking", "4043");
         let expected = Made {
             events: 14_131,
             holds: 4042,
@@ -216,13 +231,16 @@ mod tests {
             lost: 3,
         };
         assert_eq!(seen, expected);
+        assert_eq!(tracer_without_faults(&stats.to_string()).unwrap().faults, None);
         assert!(tracer("{}").is_err());
     }
 
     #[test]
     fn histograms_are_added_up() {
         let bucket = |count: u64| json!({"min": 1024, "max": 2047, "count": count});
-        let line = |name: &str, counts: [u64; 2]| json!({"type": "hist", "data": {name: counts.map(bucket)}}).to_string();
+        let line = |name: &str, counts: [u64; 2]| {
+            json!({"type": "hist", "data": {name: counts.map(bucket)}}).to_string()
+        };
         let both = format!("{}\n{}\n", line("@mmap", [3, 4]), line("@vma", [10, 1]));
         let seen = bpftrace_histogram(&both).unwrap();
         assert_eq!((seen.holds, seen.faults, seen.events), (Some(7), Some(11), None));
