@@ -462,10 +462,15 @@ impl Report {
     /// Whoever did not see all.
     fn who_missed(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (how, guest) in [
-            ("1 CPU, by instructions", &self.counted),
-            ("2 CPUs, by the clock", &self.clock),
-        ] {
+        let clock = self
+            .clock
+            .as_ref()
+            .ok()
+            .map(|guest| ("2 CPUs, by the clock", guest));
+        for (how, guest) in [("1 CPU, by instructions", &self.counted)]
+            .into_iter()
+            .chain(clock)
+        {
             lines.push(format!(
                 "{how}: the kernel counted {} events of mmap_lock and {} holds; faults: {}",
                 thousands(guest.made.events),
