@@ -194,11 +194,18 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         words::count(bytes.div_ceil(1024)),
     );
     let Losses {
+        missed,
         marks,
         stacks,
         crowded,
         ..
     } = outcome.losses;
+    if missed > 0 {
+        tell!(
+            "the kernel skipped {} runs of probes: what was under way then is uncertain",
+            words::count(missed)
+        );
+    }
     if crowded > 0 {
         tell!(
             "{} events were kept before it was known whether they belong to a long hold or wait: too many waited for that",

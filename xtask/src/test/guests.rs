@@ -174,12 +174,16 @@ impl Evidence {
             end(&outcome.stdout),
             end(&outcome.stderr)
         );
-        // Where the scripts put what the recorder said.
+        // Where the scripts put what the recorder said, and where each task was when something hung.
         if let Ok(said) = std::fs::read(self.ctx.out().join("err"))
             && !said.is_empty()
         {
             story.push_str("\nend of /out/err:\n");
             story.push_str(&end(&said));
+        }
+        if let Ok(said) = std::fs::read(self.ctx.out().join("hang")) {
+            story.push_str("\n/out/hang:\n");
+            story.push_str(&crate::vm::plain(&String::from_utf8_lossy(&said)));
         }
         for more in outcome
             .trouble()
