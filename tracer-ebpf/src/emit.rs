@@ -31,6 +31,7 @@ use tracer_common::wire::{
 use crate::{
     filter::{self, Task},
     kread::Fields,
+    sched,
 };
 
 /// The way to user space. Its size is set by the loader.
@@ -148,8 +149,7 @@ pub(crate) fn dropped(site: u32) {
     }
 }
 
-/// Fills in a header where it lies in the ring; the current task's command name is written there by the kernel
-/// itself. Returns the time.
+/// Fills in a header where it lies in the ring; without a command name it is the current task's. Returns the time.
 ///
 /// # Safety
 /// `header` points to writable memory of its size.
@@ -176,7 +176,7 @@ unsafe fn stamp(
         (*header).pid = task.pid;
         (*header).tid = task.tid;
         (*header).site = site;
-        match comm {
+        match comm.or_else(sched::current_comm) {
             Some(comm) => (&raw mut (*header).comm).cast::<[u64; 2]>().write(comm),
             // Cannot fail for a buffer of this size; it zeroes the rest itself.
             None => {

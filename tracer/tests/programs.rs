@@ -43,6 +43,7 @@ const ALLOWED: &[(i32, &str, &str)] = &[
     (132, "bpf_ringbuf_submit", "our own ring"),
     (133, "bpf_ringbuf_discard", "our own ring"),
     (134, "bpf_ringbuf_query", "reads positions of our own ring"),
+    (158, "bpf_get_current_task_btf", "reads a register"),
     (
         174,
         "bpf_get_attach_cookie",
