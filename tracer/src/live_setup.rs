@@ -10,6 +10,7 @@ use crate::cgroup::Cgroup;
 use crate::child::{Child, Output};
 use crate::cli::LiveArgs;
 use crate::kernel::{Depth, FUNCTIONS, Facts, Paths};
+use crate::mode::Mode;
 use crate::pipeline::{Ended, Stop};
 use crate::probe::{Found, Wishes, attach};
 use crate::say::tell;
@@ -56,15 +57,18 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
     } else {
         asked | Least::kinds()
     };
+    let streams = args.mode == Mode::Stream;
     let wishes = Wishes {
         without: args.without.clone(),
         truth: args.truth,
         unwanted: !kinds,
-        stacks_from_ns: args.stacks.0,
+        stacks_from_ns: args.stacks.0.filter(|_| streams),
+        mode: args.mode,
         linger: !args.linger.is_zero(),
     };
     let options = attach::Options {
-        ring_bytes: args.buffer,
+        // Where nothing goes through it, it is as small as can be.
+        ring_bytes: if streams { args.buffer } else { 4096 },
         // What takes locks of the traced processes must not be hidden.
         exclude_pid: if args.include_self || args.user_symbols {
             0
@@ -80,6 +84,8 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         kinds,
         user_symbols: args.user_symbols,
         linger_ns: u32::try_from(args.linger.as_nanos()).unwrap_or(u32::MAX),
+        mode: args.mode,
+        sums: args.sums.is_some(),
         log,
         idle: false,
     };

@@ -21,6 +21,7 @@ use tracer_common::wire::MAX_SITES;
 use crate::cgroup::Cgroup;
 use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
+use crate::mode::Mode;
 use crate::range::Range;
 
 /// The object with all programs, built by `cargo xtask build-ebpf`.
@@ -51,6 +52,10 @@ pub struct Options {
     pub user_symbols: bool,
     /// Keep temporary readers from leaving for so long, in nanoseconds.
     pub linger_ns: u32,
+    /// How much comes out of the kernel.
+    pub mode: Mode,
+    /// Sum up besides, whatever the mode.
+    pub sums: bool,
     /// Let the programs log.
     pub log: bool,
     /// Load and attach what would be recorded with, but let it make no event.
@@ -323,6 +328,9 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     let (cgroup_from, cgroup_to) = cgroup.map_or((0, 0), |cgroup| cgroup.depth());
     let cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
     let (addr_start, addr_end) = options.addr.map_or((0, 0), |addr| (addr.start, addr.end));
+    let streams = on(options.mode == Mode::Stream);
+    let pairs = on(options.mode != Mode::Stream || options.sums);
+    let summary = on(options.mode == Mode::Summary || options.sums);
     let log_level: u8 = if options.log {
         aya_log::Level::Debug as u8
     } else {
@@ -353,6 +361,9 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
         .override_global("ADDR_START", &addr_start, true)
         .override_global("ADDR_END", &addr_end, true)
         .override_global("LINGER_NS", &options.linger_ns, true)
+        .override_global("STREAM", &streams, true)
+        .override_global("PAIRS", &pairs, true)
+        .override_global("SUMMARY", &summary, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("EVENTS", options.ring_bytes);
     // Memory for what this run does not use would only cost time.
@@ -368,13 +379,17 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     if plan.globals.bytes.contains(&("MARKS", 0)) {
         loader.map_max_entries("TASKS", 1);
     }
+    if pairs == 0 {
+        loader.map_max_entries("PAIRED", 1);
+    }
     if filter_pids == 0 {
         loader.map_max_entries("PIDS", 1);
     }
     let cpus = cpus()? as u32;
     loader
         .map_max_entries("COUNTERS", cpus)
-        .map_max_entries("SITES", cpus * MAX_SITES);
+        .map_max_entries("SITES", cpus * MAX_SITES)
+        .map_max_entries("SUMS", if summary == 0 { 1 } else { cpus });
     loader
         .load(OBJECT)
         .context("cannot create the maps of the probes")
