@@ -118,6 +118,7 @@ words! {
     /// Faults under the mmap_lock.
     FaultsMmapLock = "faults_mmap_lock",
 
+    // From here on: what is in no histogram.
     /// Ends of VMA read holds whose beginning was not seen.
     VmaUnbegun = "vma_unbegun",
     /// VMA read holds whose end no probe saw.
@@ -132,6 +133,13 @@ words! {
     WaitUnended = "wait_unended",
     /// Begun holds and waits that were lost, since two threads share one place in the table.
     Crowded = "crowded",
+}
+
+impl Count {
+    /// Whether it counts what is in no histogram.
+    pub const fn is_of_unpaired(self) -> bool {
+        self as u8 >= Self::VmaUnbegun as u8
+    }
 }
 
 /// How many [`Measure`]s there are.

@@ -1,4 +1,4 @@
-//! Beginnings and ends of waits and holds, brought together in the kernel: for `--mode summary`.
+//! Beginnings and ends of waits and holds, brought together in the kernel: for `--mode holds` and `--mode summary`.
 //!
 //! An array indexed by the low bits of the thread number, and the number itself beside what has begun; no lock is taken and
 //! no hash map changed, since this runs inside page faults. Only a task itself changes its slot, so that needs no atomics.
@@ -13,11 +13,17 @@
 
 use aya_ebpf::{Global, helpers::bpf_ktime_get_ns, macros::map, maps::Array};
 use tracer_common::{
+    site,
     summary::{Count, Measure},
-    wire::{Kind, fault},
+    wire::{Kind, Provenance, fault, flag, hold_arg},
 };
 
-use crate::{filter::Task, summary};
+use crate::{
+    emit,
+    filter::Task,
+    kread::{self, Fields, Memory, Typed},
+    summary,
+};
 
 /// 1: events go to user space as they happen.
 #[unsafe(no_mangle)]
@@ -25,6 +31,12 @@ static STREAM: Global<u8> = Global::new(1);
 /// 1: they are brought together here.
 #[unsafe(no_mangle)]
 static PAIRS: Global<u8> = Global::new(0);
+/// 1: user space gets an event for each hold.
+#[unsafe(no_mangle)]
+static HOLDS: Global<u8> = Global::new(0);
+/// Of holds that are as long as this, in nanoseconds; 0: of all.
+#[unsafe(no_mangle)]
+static HOLDS_FROM_NS: Global<u64> = Global::new(0);
 
 const SLOTS: u32 = 1 << 15;
 
@@ -56,17 +68,37 @@ impl Begun {
     }
 }
 
+/// An `mmap_lock` that is held.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Mmap {
+    begun: Begun,
+    /// How long it had been waited for, in nanoseconds; the largest number: not known.
+    waited: u64,
+    /// 1: for writing.
+    write: u32,
+    /// Bits of [`hold_arg`] that are known by now.
+    arg: u32,
+}
+
+impl Mmap {
+    const NOTHING: Self = Self {
+        begun: Begun::NOTHING,
+        waited: 0,
+        write: 0,
+        arg: 0,
+    };
+}
+
 /// What has begun of one thread.
 #[repr(C)]
 struct Slot {
     tid: u32,
-    /// Which of `mms` are for writing, a byte each.
-    write: [u8; 2],
-    pad: u16,
+    pad: u32,
     /// The VMAs that it holds for reading, the latest first.
     vmas: [Begun; 2],
     /// The `mmap_lock`s that it holds, the latest first.
-    mms: [Begun; 2],
+    mms: [Mmap; 2],
     /// The `mmap_lock` that it awaits.
     wait: Begun,
     /// The VMA that it is about to lock for writing.
@@ -124,19 +156,19 @@ impl Slot {
         let open = [
             self.vmas[0],
             self.vmas[1],
-            self.mms[0],
-            self.mms[1],
+            self.mms[0].begun,
+            self.mms[1].begun,
             self.wait,
             self.vma_write,
         ];
         for begun in open {
             // Of a thread that has ended, maybe; nobody can tell.
             if begun.since != 0 {
-                summary::count(Count::Crowded);
+                summary::lost(Count::Crowded);
             }
         }
         self.vmas = [Begun::NOTHING; 2];
-        self.mms = [Begun::NOTHING; 2];
+        self.mms = [Mmap::NOTHING; 2];
         self.wait = Begun::NOTHING;
         self.vma_write = Begun::NOTHING;
         self.tid = tid;
@@ -153,10 +185,34 @@ impl Slot {
         for begun in &mut self.vmas {
             if begun.since != 0 {
                 begun.since = 0;
-                summary::count(Count::VmaUnended);
+                summary::lost(Count::VmaUnended);
             }
         }
     }
+}
+
+/// A hold is over: at `event`, or now.
+#[inline(always)]
+fn over<const NMI: bool>(
+    task: &Task,
+    site: u32,
+    measure: Measure,
+    since: u64,
+    event: Option<u64>,
+    fill: impl FnOnce(&mut Fields),
+) {
+    let now = if HOLDS.load() == 0 {
+        time(event)
+    } else {
+        let least = HOLDS_FROM_NS.load();
+        if least != 0 && time(event).saturating_sub(since) < least {
+            return;
+        }
+        let mut fields = Fields::EMPTY;
+        fill(&mut fields);
+        emit::hold::<NMI>(site, task, since, &fields)
+    };
+    summary::record(measure, since, now);
 }
 
 /// A VMA was read-locked, at `event` or now.
@@ -169,7 +225,7 @@ pub(crate) fn vma_taken(task: &Task, vma: u64, event: Option<u64>) {
     let Some(slot) = own(task.tid) else { return };
     if slot.vmas[0].since != 0 {
         if slot.vmas[1].since != 0 {
-            summary::count(Count::VmaUnended);
+            summary::lost(Count::VmaUnended);
         }
         slot.vmas[1] = slot.vmas[0];
     }
@@ -187,15 +243,28 @@ pub(crate) fn vma_not_taken() {
     }
 }
 
-/// A VMA's read lock is given back at a place of its own.
+const fn with(provenance: Provenance) -> u16 {
+    (provenance as u16) << flag::PROVENANCE_SHIFT
+}
+
+/// A VMA's read lock is given back at a place of its own; `flags` say how surely.
 #[inline(always)]
-pub(crate) fn vma_given(task: &Task, vma: u64, event: Option<u64>) {
+pub(crate) fn vma_given<M: Memory, const NMI: bool>(
+    task: &Task,
+    site: u32,
+    vma: u64,
+    flags: u16,
+    event: Option<u64>,
+) {
     if !is_on() {
         return;
     }
     match slot_of(task.tid).and_then(|slot| slot.end_vma(vma)) {
-        Some(since) => summary::record(Measure::HoldVmaOther, since, time(event)),
-        None => summary::count(Count::VmaUnbegun),
+        Some(since) => over::<NMI>(task, site, Measure::HoldVmaOther, since, event, |fields| {
+            fields.flags = flags;
+            kread::place::<M>(vma, fields);
+        }),
+        None => summary::lost(Count::VmaUnbegun),
     }
 }
 
@@ -211,12 +280,13 @@ pub(crate) fn fault_ended(task: &Task, vma: u64, flags: u16, result: u16, event:
     }
     let mut slot = slot_of(task.tid);
     let since = slot.as_mut().and_then(|slot| slot.end_vma(vma));
-    if result & (fault::RESULT_RETRY | fault::RESULT_COMPLETED) == 0 {
-        match since {
-            Some(since) => summary::record(Measure::HoldVmaFault, since, time(event)),
-            None => summary::count(Count::VmaUnbegun),
-        }
-    } else {
+    // What faulted in user mode has held nothing else.
+    if flags & fault::FLAG_USER != 0
+        && let Some(slot) = slot
+    {
+        slot.drop_vmas();
+    }
+    if result & (fault::RESULT_RETRY | fault::RESULT_COMPLETED) != 0 {
         summary::count(if result & fault::RESULT_RETRY != 0 {
             Count::FaultsRetried
         } else {
@@ -224,15 +294,25 @@ pub(crate) fn fault_ended(task: &Task, vma: u64, flags: u16, result: u16, event:
         });
         if since.is_some() {
             // It was given back some time before, where no probe is.
-            summary::count(Count::VmaUnended);
+            summary::lost(Count::VmaUnended);
         }
+        return;
     }
-    // What faulted in user mode has held nothing else.
-    if flags & fault::FLAG_USER != 0
-        && let Some(slot) = slot
-    {
-        slot.drop_vmas();
-    }
+    let Some(since) = since else {
+        return summary::lost(Count::VmaUnbegun);
+    };
+    over::<false>(
+        task,
+        site::FAULT_END,
+        Measure::HoldVmaFault,
+        since,
+        event,
+        |fields| {
+            fields.flags = with(Provenance::Derived);
+            kread::place::<Typed>(vma, fields);
+            fields.body.arg = u32::from(flags) << 16 | u32::from(result);
+        },
+    );
 }
 
 /// An event of a VMA's writer.
@@ -245,7 +325,7 @@ pub(crate) fn vma_write(kind: Kind, task: &Task, vma: u64, event: Option<u64>) {
         Kind::VmaWriteStart => {
             let Some(slot) = own(task.tid) else { return };
             if slot.vma_write.since != 0 {
-                summary::count(Count::WaitUnended);
+                summary::lost(Count::WaitUnended);
             }
             slot.vma_write = Begun {
                 what: vma,
@@ -257,7 +337,7 @@ pub(crate) fn vma_write(kind: Kind, task: &Task, vma: u64, event: Option<u64>) {
             match since {
                 _ if matches!(kind, Kind::VmaWriteFail) => summary::count(Count::VmaWriteFails),
                 Some(since) => summary::record(Measure::WaitVmaWrite, since, time(event)),
-                None => summary::count(Count::WaitUnbegun),
+                None => summary::lost(Count::WaitUnbegun),
             }
         }
         _ => {}
@@ -266,10 +346,17 @@ pub(crate) fn vma_write(kind: Kind, task: &Task, vma: u64, event: Option<u64>) {
 
 /// An event of a VMA's lock, of whichever kind.
 #[inline(always)]
-pub(crate) fn vma(kind: Kind, task: &Task, vma: u64, event: Option<u64>) {
+pub(crate) fn vma<M: Memory, const NMI: bool>(
+    kind: Kind,
+    task: &Task,
+    site: u32,
+    vma: u64,
+    flags: u16,
+    event: Option<u64>,
+) {
     match kind {
         Kind::VmaReadAcquire => vma_taken(task, vma, event),
-        Kind::VmaReadRelease => vma_given(task, vma, event),
+        Kind::VmaReadRelease => vma_given::<M, NMI>(task, site, vma, flags, event),
         _ => vma_write(kind, task, vma, event),
     }
 }
@@ -284,7 +371,7 @@ pub(crate) fn mmap(kind: Kind, task: &Task, mm: u64, write: bool, event: Option<
         Kind::MmapStart => {
             let Some(slot) = own(task.tid) else { return };
             if slot.wait.since != 0 {
-                summary::count(Count::WaitUnended);
+                summary::lost(Count::WaitUnended);
             }
             slot.wait = Begun {
                 what: mm,
@@ -293,12 +380,12 @@ pub(crate) fn mmap(kind: Kind, task: &Task, mm: u64, write: bool, event: Option<
         }
         Kind::MmapAcquire | Kind::MmapDowngrade => {
             let Some(slot) = own(task.tid) else { return };
-            mmap_taken(slot, mm, write, time(event));
+            mmap_taken(slot, task, mm, write, time(event));
         }
         Kind::MmapFail => {
             summary::count(Count::MmapFails);
             if slot_of(task.tid).and_then(|slot| slot.wait.end(mm)).is_none() {
-                summary::count(Count::WaitUnbegun);
+                summary::lost(Count::WaitUnbegun);
             }
         }
         Kind::MmapRelease => mmap_given(task, mm, write, event),
@@ -307,61 +394,88 @@ pub(crate) fn mmap(kind: Kind, task: &Task, mm: u64, write: bool, event: Option<
 }
 
 #[inline(always)]
-fn mmap_taken(slot: &mut Slot, mm: u64, write: bool, now: u64) {
+fn mmap_taken(slot: &mut Slot, task: &Task, mm: u64, write: bool, now: u64) {
+    let mut waited = u64::MAX;
     if let Some(since) = slot.wait.end(mm) {
         let measure = if write {
             Measure::WaitMmapWrite
         } else {
             Measure::WaitMmapRead
         };
+        waited = now.saturating_sub(since);
         summary::record(measure, since, now);
     } else {
         // Nobody waits for what he holds, save a writer who goes on as a reader: he does not wait.
-        for at in 0..2 {
-            if !write && slot.mms[at].is(mm) && slot.write[at] != 0 {
-                summary::count(Count::MmapDowngrades);
-                summary::record(Measure::HoldMmapWrite, slot.mms[at].since, now);
-                slot.mms[at].since = now;
-                slot.write[at] = 0;
-                return;
+        if !write {
+            for at in 0..2 {
+                if slot.mms[at].begun.is(mm) && slot.mms[at].write != 0 {
+                    return downgraded(&mut slot.mms[at], task, now);
+                }
             }
         }
-        summary::count(Count::WaitUnbegun);
+        summary::lost(Count::WaitUnbegun);
     }
     summary::count(if write {
         Count::MmapWriteAcquires
     } else {
         Count::MmapReadAcquires
     });
-    if slot.mms[0].since != 0 {
-        if slot.mms[1].since != 0 {
-            summary::count(Count::MmapUnended);
+    if slot.mms[0].begun.since != 0 {
+        if slot.mms[1].begun.since != 0 {
+            summary::lost(Count::MmapUnended);
         }
         slot.mms[1] = slot.mms[0];
-        slot.write[1] = slot.write[0];
     }
-    slot.mms[0] = Begun { what: mm, since: now };
-    slot.write[0] = u8::from(write);
+    slot.mms[0] = Mmap {
+        begun: Begun { what: mm, since: now },
+        waited,
+        write: u32::from(write),
+        arg: 0,
+    };
+}
+
+#[inline(always)]
+fn downgraded(hold: &mut Mmap, task: &Task, now: u64) {
+    summary::count(Count::MmapDowngrades);
+    hold.arg |= hold_arg::TO_READER;
+    mmap_over(hold, task, site::MMAP_ACQUIRE, hold.begun.since, Some(now));
+    hold.begun.since = now;
+    hold.waited = u64::MAX;
+    hold.write = 0;
+    hold.arg = hold_arg::FROM_WRITER;
+}
+
+#[inline(always)]
+fn mmap_over(hold: &Mmap, task: &Task, site: u32, since: u64, event: Option<u64>) {
+    let (measure, flags) = if hold.write != 0 {
+        (Measure::HoldMmapWrite, flag::MM | flag::WRITE)
+    } else {
+        (Measure::HoldMmapRead, flag::MM)
+    };
+    over::<false>(task, site, measure, since, event, |fields| {
+        fields.flags = flags;
+        fields.body.mm = hold.begun.what;
+        if hold.waited != u64::MAX {
+            fields.body.vm_start = hold.waited;
+            fields.body.vm_end = 1;
+        }
+        fields.body.arg = hold.arg;
+    });
 }
 
 #[inline(always)]
 fn mmap_given(task: &Task, mm: u64, write: bool, event: Option<u64>) {
     if let Some(slot) = slot_of(task.tid) {
         for at in 0..2 {
-            if let Some(since) = slot.mms[at].end(mm) {
-                if (slot.write[at] != 0) == write {
-                    let measure = if write {
-                        Measure::HoldMmapWrite
-                    } else {
-                        Measure::HoldMmapRead
-                    };
-                    summary::record(measure, since, time(event));
-                    return;
+            let hold = &mut slot.mms[at];
+            if let Some(since) = hold.begun.end(mm) {
+                if (hold.write != 0) == write {
+                    return mmap_over(hold, task, site::MMAP_RELEASE, since, event);
                 }
                 // In between something went by unseen.
-                summary::count(Count::MmapUnended);
+                summary::lost(Count::MmapUnended);
             }
         }
     }
-    summary::count(Count::MmapUnbegun);
+    summary::lost(Count::MmapUnbegun);
 }

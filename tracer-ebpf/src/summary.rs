@@ -1,4 +1,4 @@
-//! What `--mode summary` hands to user space: sums in memory, by CPU, and no events.
+//! What `--mode summary` hands to user space: sums in memory, by CPU, and no events. And what was not paired, in `--mode holds`, too.
 //!
 //! A program may be preempted, and interrupted by another one on the same CPU, which may count in the same place: so each
 //! number is added to by one atomic instruction. Nobody reads it back, and no other CPU writes to its cache line.
@@ -31,12 +31,17 @@ fn add(number: *mut u64, more: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(number, more) };
 }
 
-/// Counts one more.
+/// Counts one more, if that is wanted.
 #[inline(always)]
 pub(crate) fn count(what: Count) {
-    if SUMMARY.load() == 0 {
-        return;
+    if SUMMARY.load() != 0 {
+        lost(what);
     }
+}
+
+/// Counts something that makes no time, whoever pairs.
+#[inline(always)]
+pub(crate) fn lost(what: Count) {
     if let Some(sums) = sums() {
         // SAFETY: the map gave a valid pointer, and the index is below the array's length.
         add(unsafe { &raw mut (*sums).counts[what as usize] }, 1);

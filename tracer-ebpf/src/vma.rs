@@ -44,7 +44,7 @@ fn report<const AGAIN: bool>(ctx: &impl EbpfContext, kind: Kind, site: u32, vma:
         return;
     }
     if !pair::streams() {
-        return pair::vma(kind, &task, vma, None);
+        return pair::vma::<Typed, false>(kind, &task, site, vma, flags, None);
     }
     mark::before_vma(kind, &task, vma, false);
     let mut fields = Fields::EMPTY;
@@ -53,7 +53,7 @@ fn report<const AGAIN: bool>(ctx: &impl EbpfContext, kind: Kind, site: u32, vma:
     fields.body.arg = arg;
     let event = emit::vma(kind, site, &task, &fields);
     mark::after_vma(ctx, kind, &task, vma, event, false);
-    pair::vma(kind, &task, vma, event);
+    pair::vma::<Typed, false>(kind, &task, site, vma, flags, event);
 }
 
 /// Reports that no VMA was locked.
@@ -140,7 +140,7 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     if !pair::streams() {
-        pair::vma(kind, &task, vma, None);
+        pair::vma::<Bare, false>(kind, &task, site::VMA_START_READ, vma, 0, None);
         return 0;
     }
     if !failed {
@@ -153,7 +153,7 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
     fields.body.arg = if failed { vma.wrapping_neg() as u32 } else { 0 };
     let event = emit::vma(kind, site::VMA_START_READ, &task, &fields);
     mark::after_vma(&ctx, kind, &task, vma, event, false);
-    pair::vma(kind, &task, vma, event);
+    pair::vma::<Bare, false>(kind, &task, site::VMA_START_READ, vma, 0, event);
     0
 }
 
@@ -168,14 +168,14 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
         return 0;
     }
     if !pair::streams() {
-        pair::vma_given(&task, vma, None);
+        pair::vma_given::<Bare, true>(&task, site::VMA_REFCOUNT_PUT, vma, 0, None);
         return 0;
     }
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
     let event = emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
     mark::after_vma(&ctx, Kind::VmaReadRelease, &task, vma, event, false);
-    pair::vma_given(&task, vma, event);
+    pair::vma_given::<Bare, true>(&task, site::VMA_REFCOUNT_PUT, vma, 0, event);
     0
 }
 

@@ -71,6 +71,7 @@ pub enum Command {
         sudo tracer record -o a.rec -p 1234 --only mmap_acquire,mmap_release\n  \
         sudo tracer record -o a.rec --on 'wait>10ms' --on 'hold>5ms' --last 2s\n  \
         sudo tracer record -o a.rec --on violation --repeat 5\n  \
+        sudo tracer record -o a.rec --mode holds --min-hold 100us -- make -j8\n  \
         sudo tracer record -o - -- ls -R /usr | tracer stats -")]
     Record(RecordArgs),
     /// Tables of a recording, or of the live kernel until ^C: tasks, waits, holds, faults, losses.
@@ -176,7 +177,8 @@ pub struct LiveArgs {
     /// Only these kinds of events, separated by commas (see docs/wire-format.md).
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
     pub only: Vec<Kind>,
-    /// How much comes out of the kernel: each event, or sums that it makes itself, which cost the least (docs/modes.md).
+    /// How much comes out of the kernel: each event, one event for each hold, or sums that the kernel makes itself, which
+    /// cost the least (docs/modes.md).
     #[arg(long, value_name = "MODE", value_enum, default_value_t)]
     pub mode: Mode,
     /// Stop after this time, such as 500ms, 10s or 2m.

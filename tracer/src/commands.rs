@@ -209,8 +209,16 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         marks,
         stacks,
         crowded,
+        unpaired,
         ..
     } = outcome.losses;
+    if !unpaired.is_empty() {
+        let all = unpaired.values().sum();
+        tell!(
+            "{} beginnings or ends did not find each other, and make no hold; `tracer stats` tells more",
+            words::count(all)
+        );
+    }
     if crowded > 0 {
         tell!(
             "{} events were kept before it was known whether they belong to a long hold or wait: too many waited for that",
@@ -258,7 +266,10 @@ impl Consumer for Recorder {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        if losses.dropped() != self.losses.dropped() || losses.missed != self.losses.missed {
+        if losses.dropped() != self.losses.dropped()
+            || losses.missed != self.losses.missed
+            || losses.unpaired != self.losses.unpaired
+        {
             self.writer.losses(losses)?;
         }
         self.losses.clone_from(losses);
@@ -502,6 +513,7 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
         user_symbols: false,
         linger_ns: 0,
         mode: Mode::Stream,
+        holds_from_ns: 0,
         sums: false,
         log: false,
         idle: true,

@@ -10,6 +10,9 @@ pub enum Mode {
     /// Each event as it happens: all tables, the screen, recordings.
     #[default]
     Stream,
+    /// One event for one hold, from its beginning to its end, brought together in the kernel: recordings, and the tables that
+    /// need no more.
+    Holds,
     /// Sums and histograms of waits and holds, made in the kernel: no events, and the least cost.
     Summary,
 }
@@ -19,6 +22,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stream => "stream",
+            Self::Holds => "holds",
             Self::Summary => "summary",
         }
     }
@@ -27,20 +31,28 @@ impl Mode {
     pub const fn needs(self, operation: Kind) -> bool {
         match self {
             Self::Stream => true,
-            Self::Summary => matches!(
-                operation,
-                Kind::MmapStart
-                    | Kind::MmapAcquire
-                    | Kind::MmapRelease
-                    | Kind::VmaReadAcquire
-                    | Kind::VmaReadFail
-                    | Kind::VmaReadRelease
-                    | Kind::VmaWriteStart
-                    | Kind::VmaWriteAcquire
-                    | Kind::FaultEnd
-            ),
+            Self::Holds => is_of_holds(operation),
+            Self::Summary => {
+                is_of_holds(operation)
+                    || matches!(
+                        operation,
+                        Kind::VmaReadFail | Kind::VmaWriteStart | Kind::VmaWriteAcquire
+                    )
+            }
         }
     }
+}
+
+const fn is_of_holds(operation: Kind) -> bool {
+    matches!(
+        operation,
+        Kind::MmapStart
+            | Kind::MmapAcquire
+            | Kind::MmapRelease
+            | Kind::VmaReadAcquire
+            | Kind::VmaReadRelease
+            | Kind::FaultEnd
+    )
 }
 
 /// What is wrong with how a mode was asked for, in words that say what does it instead.
@@ -51,7 +63,10 @@ pub fn misuse(command: &Option<Command>, top: &LiveArgs) -> Option<String> {
         Some(Command::Check(args)) => of_events("check", &args.live),
         Some(Command::Serve(args)) => of_events("serve", &args.live),
         Some(Command::Record(args)) => match args.live.mode {
-            Mode::Stream => None,
+            Mode::Holds if !args.on.is_empty() => {
+                Some("--on looks at single events; leave out it or --mode holds".to_owned())
+            }
+            Mode::Stream | Mode::Holds => needs_events(&args.live),
             Mode::Summary => Some(
                 "record writes events, and with --mode summary there are none; `tracer stats --mode summary --json` \
                  prints what the kernel summed up"
@@ -59,7 +74,7 @@ pub fn misuse(command: &Option<Command>, top: &LiveArgs) -> Option<String> {
             ),
         },
         Some(Command::Stats(args)) => {
-            if args.live.mode != Mode::Stream && !args.sections.is_empty() {
+            if args.live.mode == Mode::Summary && !args.sections.is_empty() {
                 return Some(format!(
                     "--section chooses among the tables of --mode stream; --mode {} has its own",
                     args.live.mode.name()
@@ -75,10 +90,10 @@ pub fn misuse(command: &Option<Command>, top: &LiveArgs) -> Option<String> {
 fn of_events(command: &str, args: &LiveArgs) -> Option<String> {
     match args.mode {
         Mode::Stream => no_sums(command, args),
-        Mode::Summary => Some(format!(
+        mode => Some(format!(
             "{command} looks at single events, and with --mode {} there are none; `tracer stats --mode {0}` prints what \
-             the kernel summed up",
-            args.mode.name()
+             is known of waits and holds then",
+            mode.name()
         )),
     }
 }
@@ -96,7 +111,8 @@ fn needs_events(args: &LiveArgs) -> Option<String> {
     }
     let given = [
         ("--only", !args.only.is_empty()),
-        ("--min-hold", args.min_hold.is_some()),
+        // The kernel knows how long a hold was.
+        ("--min-hold", args.min_hold.is_some() && args.mode != Mode::Holds),
         ("--min-wait", args.min_wait.is_some()),
         ("--stacks", args.stacks != StacksFrom::default()),
         ("--user-symbols", args.user_symbols),
@@ -133,6 +149,14 @@ mod tests {
             assert_eq!(misuse_of(&[command, "--mode", "stream"]), None);
         }
         assert!(misuse_of(&["--mode", "summary"]).unwrap().contains("top"));
+        assert!(
+            misuse_of(&["top", "--mode", "holds"])
+                .unwrap()
+                .contains("tracer stats --mode holds")
+        );
+        assert_eq!(misuse_of(&["record", "-o", "a", "--mode", "holds"]), None);
+        let both = ["record", "-o", "a", "--mode", "holds", "--on", "wait>1ms"];
+        assert!(misuse_of(&both).unwrap().contains("--on"));
         let said = misuse_of(&["record", "-o", "a", "--mode", "summary"]).unwrap();
         assert!(said.contains("stats --mode summary"), "{said}");
     }
@@ -161,5 +185,15 @@ mod tests {
             assert_eq!(misuse_of(&[&["stats", "--mode", "summary"], fine].concat()), None);
         }
         assert_eq!(misuse_of(&["stats", "--only", "mmap_start"]), None);
+        // Holds are sifted where they end; of their waits nothing is known before.
+        assert_eq!(
+            misuse_of(&["stats", "--mode", "holds", "--min-hold", "1ms"]),
+            None
+        );
+        assert_eq!(
+            misuse_of(&["stats", "--mode", "holds", "--section", "waits"]),
+            None
+        );
+        assert!(misuse_of(&["record", "-o", "a", "--mode", "holds", "--min-wait", "1ms"]).is_some());
     }
 }

@@ -1,5 +1,7 @@
 //! What the kernel has summed up (`--mode summary`), on all CPUs.
 
+use std::collections::BTreeMap;
+
 use tracer_common::summary::{BUCKETS, COUNTS, Count, HISTOGRAM_WORDS, MEASURES, Measure, least};
 
 /// Times in buckets.
@@ -115,6 +117,14 @@ impl Sums {
         let mut both = self.times(one).clone();
         both.add(self.times(other));
         both
+    }
+
+    /// What makes no time, by name, as far as there is any.
+    pub fn unpaired(&self) -> BTreeMap<String, u64> {
+        let all = Count::ALL.iter().filter(|one| one.is_of_unpaired());
+        all.map(|&one| (one.name().to_owned(), self.count(one)))
+            .filter(|&(_, number)| number > 0)
+            .collect()
     }
 
     /// What was only counted.

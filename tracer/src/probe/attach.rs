@@ -54,6 +54,8 @@ pub struct Options {
     pub linger_ns: u32,
     /// How much comes out of the kernel.
     pub mode: Mode,
+    /// With holds alone: only those that lasted so long, in nanoseconds.
+    pub holds_from_ns: u64,
     /// Sum up besides, whatever the mode.
     pub sums: bool,
     /// Let the programs log.
@@ -330,6 +332,7 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     let (addr_start, addr_end) = options.addr.map_or((0, 0), |addr| (addr.start, addr.end));
     let streams = on(options.mode == Mode::Stream);
     let pairs = on(options.mode != Mode::Stream || options.sums);
+    let holds = on(options.mode == Mode::Holds);
     let summary = on(options.mode == Mode::Summary || options.sums);
     let log_level: u8 = if options.log {
         aya_log::Level::Debug as u8
@@ -363,6 +366,8 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
         .override_global("LINGER_NS", &options.linger_ns, true)
         .override_global("STREAM", &streams, true)
         .override_global("PAIRS", &pairs, true)
+        .override_global("HOLDS", &holds, true)
+        .override_global("HOLDS_FROM_NS", &options.holds_from_ns, true)
         .override_global("SUMMARY", &summary, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("EVENTS", options.ring_bytes);
@@ -389,7 +394,7 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     loader
         .map_max_entries("COUNTERS", cpus)
         .map_max_entries("SITES", cpus * MAX_SITES)
-        .map_max_entries("SUMS", if summary == 0 { 1 } else { cpus });
+        .map_max_entries("SUMS", if pairs == 0 { 1 } else { cpus });
     loader
         .load(OBJECT)
         .context("cannot create the maps of the probes")

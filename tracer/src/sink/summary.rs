@@ -119,17 +119,6 @@ impl TimesReport {
     }
 }
 
-/// Counts that say what no time is known of.
-const UNPAIRED: &[Count] = &[
-    Count::VmaUnbegun,
-    Count::VmaUnended,
-    Count::MmapUnbegun,
-    Count::MmapUnended,
-    Count::WaitUnbegun,
-    Count::WaitUnended,
-    Count::Crowded,
-];
-
 /// What a report is made from.
 pub struct Inputs<'a> {
     /// What is known of the source.
@@ -186,10 +175,10 @@ impl Report {
                 ("mmap_write", times(Measure::WaitMmapWrite)),
                 ("vma_write", times(Measure::WaitVmaWrite)),
             ]),
-            counts: by_name(sums, |one| !UNPAIRED.contains(&one)),
+            counts: by_name(sums, |one| !one.is_of_unpaired()),
             lost: LostReport {
                 missed: losses.missed,
-                unpaired: by_name(sums, |one| UNPAIRED.contains(&one)),
+                unpaired: by_name(sums, Count::is_of_unpaired),
             },
             probes: ProbesReport::new(&losses.costs),
             unseen: info.unseen.clone(),

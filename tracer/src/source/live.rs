@@ -104,7 +104,7 @@ impl Live {
             map("COUNTERS", false)?,
             map("SITES", false)?,
         );
-        let sums = (options.mode == Mode::Summary || options.sums).then(|| map("SUMS", false));
+        let sums = (options.mode != Mode::Stream || options.sums).then(|| map("SUMS", false));
         let sums = sums.transpose()?;
         let cpus = attach::cpus()?;
         let missed_before = attach::missed(&attached);
@@ -332,6 +332,7 @@ impl Source for Live {
             marks: self.at(site::MARKS, DROPPED),
             stacks: self.at(site::FRAMES, DROPPED),
             crowded: 0,
+            unpaired: self.sums().map(|sums| sums.unpaired()).unwrap_or_default(),
             dropped_at: self.dropped_at(),
             costs: self.meter.costs().clone(),
         })
