@@ -1,4 +1,5 @@
-//! What `--mode summary` hands to user space: sums in memory, by CPU, and no events. And what was not paired, in `--mode holds`, too.
+//! What `--mode summary` hands to user space: sums in memory, by CPU, and no events. And what was not paired, with
+//! `--mode holds`, too.
 //!
 //! A program may be preempted, and interrupted by another one on the same CPU, which may count in the same place: so each
 //! number is added to by one atomic instruction. Nobody reads it back, and no other CPU writes to its cache line.
