@@ -17,7 +17,7 @@ use crate::stacks::{Stack, Stacks};
 use crate::state::Meta;
 
 /// The columns, in order.
-pub const COLUMNS: [&str; 41] = [
+pub const COLUMNS: [&str; 42] = [
     "ts_ns",
     "cpu",
     "seq",
