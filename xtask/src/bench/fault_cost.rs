@@ -33,12 +33,20 @@ const MOST_OF_HISTOGRAM: f64 = 2.5;
 const MOST_OF_NONE: f64 = 1.6;
 
 /// Who looks at the faults, in the order in which they have their turns.
-const MODES: [Mode; 5] = [
+const MODES: [Mode; 6] = [
     NOBODY,
     Mode {
         name: TRACER,
         label: "tracer record, all probes",
         who: Who::Tracer { args: "", sees: true },
+    },
+    Mode {
+        name: HOLDS,
+        label: "tracer record, mode holds",
+        who: Who::Tracer {
+            args: "--mode holds",
+            sees: true,
+        },
     },
     Mode {
         name: SUMMARY,
@@ -73,6 +81,7 @@ pub(super) const NOBODY: Mode = Mode {
 };
 const NONE: &str = "none";
 const TRACER: &str = "tracer";
+const HOLDS: &str = "holds";
 const SUMMARY: &str = "summary";
 const HISTOGRAM: &str = "histogram";
 
@@ -136,7 +145,8 @@ impl Who {
                 if !sees {
                     return Ok(());
                 }
-                count("/events/by_kind/fault_end").unwrap_or(0)
+                let kinds = ["fault_end", "hold"].map(|kind| count(&format!("/events/by_kind/{kind}")));
+                kinds.into_iter().flatten().max().unwrap_or(0)
             }
             Self::Sums(_) => {
                 let report: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
@@ -537,9 +547,10 @@ mod tests {
             all: vec![
                 cost(&MODES[0], 8000.0),
                 cost(&MODES[1], tracer),
-                cost(&MODES[2], 8400.0),
-                cost(&MODES[3], histogram),
-                cost(&MODES[4], 8100.0),
+                cost(&MODES[2], 8500.0),
+                cost(&MODES[3], 8400.0),
+                cost(&MODES[4], histogram),
+                cost(&MODES[5], 8100.0),
             ],
             places: BTreeMap::from([("kprobe".to_owned(), 7)]),
         }
@@ -598,7 +609,7 @@ mod tests {
         let hist = |last: u64| {
             let data = json!({"type": "hist", "data": {"@held": [
                 {"min": 1024, "max": 2047, "count": 600}, {"min": 2048, "max": 4095, "count": last}]}});
-            MODES[3].who.saw_all(&format!("{attached}{data}\n"))
+            MODES[4].who.saw_all(&format!("{attached}{data}\n"))
         };
         assert!(hist(25_000).is_ok());
         assert!(hist(24_999).is_err());
@@ -606,8 +617,8 @@ mod tests {
             "{attached}{}\n",
             json!({"type": "map", "data": {"@faults": 25_600}})
         );
-        assert!(MODES[4].who.saw_all(&counter).is_ok());
-        assert!(MODES[4].who.saw_all(attached).is_err());
+        assert!(MODES[5].who.saw_all(&counter).is_ok());
+        assert!(MODES[5].who.saw_all(attached).is_err());
     }
 
     #[test]
@@ -630,7 +641,9 @@ mod tests {
             assert!(!script.contains(word), "{word} is left in\n{script}");
         }
         assert!(
-            script.contains("  trace tracer \n  sums summary summary\n  peer histogram '"),
+            script.contains(
+                "  trace tracer \n  trace holds --mode holds\n  sums summary summary\n  peer histogram '"
+            ),
             "{script}"
         );
     }
