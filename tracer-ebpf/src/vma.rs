@@ -168,14 +168,14 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
         return 0;
     }
     if !pair::streams() {
-        pair::vma_given::<Bare, true>(&task, site::VMA_REFCOUNT_PUT, vma, 0, None);
+        pair::vma_given::<Bare, false>(&task, site::VMA_REFCOUNT_PUT, vma, 0, None);
         return 0;
     }
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
     let event = emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
     mark::after_vma(&ctx, Kind::VmaReadRelease, &task, vma, event, false);
-    pair::vma_given::<Bare, true>(&task, site::VMA_REFCOUNT_PUT, vma, 0, event);
+    pair::vma_given::<Bare, false>(&task, site::VMA_REFCOUNT_PUT, vma, 0, event);
     0
 }
 
