@@ -97,8 +97,6 @@ words! {
 words! {
     /// What is only counted.
     Count:
-    /// VMAs read-locked.
-    VmaReadAcquires = "vma_read_acquires",
     /// Look-ups of a VMA that gave none: the task takes the mmap_lock.
     VmaReadFails = "vma_read_fails",
     /// mmap_lock taken for reading.

@@ -221,7 +221,6 @@ pub(crate) fn vma_taken(task: &Task, vma: u64, event: Option<u64>) {
     if !is_on() {
         return;
     }
-    summary::count(Count::VmaReadAcquires);
     let Some(slot) = own(task.tid) else { return };
     if slot.vmas[0].since != 0 {
         if slot.vmas[1].since != 0 {

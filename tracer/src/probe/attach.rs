@@ -329,6 +329,7 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     let cgroup = options.cgroup.as_ref();
     let (cgroup_from, cgroup_to) = cgroup.map_or((0, 0), |cgroup| cgroup.depth());
     let cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
+    let filter_tasks = filter_pids | filter_tids | filter_comm | on(cgroup != 0);
     let (addr_start, addr_end) = options.addr.map_or((0, 0), |addr| (addr.start, addr.end));
     let streams = on(options.mode == Mode::Stream);
     let pairs = on(options.mode != Mode::Stream || options.sums);
@@ -354,6 +355,7 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     loader
         .override_global("FILTER_KINDS", &options.kinds, true)
         .override_global("FILTER_SELF", &options.exclude_pid, true)
+        .override_global("FILTER_TASKS", &filter_tasks, true)
         .override_global("FILTER_PIDS", &filter_pids, true)
         .override_global("FILTER_TIDS", &filter_tids, true)
         .override_global("FILTER_COMM", &filter_comm, true)

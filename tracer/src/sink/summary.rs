@@ -208,7 +208,6 @@ fn by_name(sums: &Sums, wanted: impl Fn(Count) -> bool) -> BTreeMap<&'static str
 fn words(name: &str) -> &'static str {
     let found = Count::ALL.iter().find(|one| one.name() == name);
     found.map_or("", |one| match one {
-        Count::VmaReadAcquires => "VMAs read-locked",
         Count::VmaReadFails => "look-ups that gave no VMA: the task falls back to the mmap_lock",
         Count::MmapReadAcquires => "mmap_lock taken for reading",
         Count::MmapWriteAcquires => "mmap_lock taken for writing",
@@ -415,7 +414,7 @@ mod tests {
                 &[(Measure::HoldVmaFault, 1_000), (Measure::HoldVmaFault, 3_000)],
                 &[(Measure::HoldVmaOther, 70_000), (Measure::WaitVmaWrite, 9)],
             ],
-            &[(Count::VmaReadAcquires, 4), (Count::VmaUnended, 1)],
+            &[(Count::VmaReadFails, 4), (Count::VmaUnended, 1)],
         );
         Report::new(&Inputs {
             info: &info,

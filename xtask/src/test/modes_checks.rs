@@ -263,10 +263,7 @@ fn sums_equal_the_stream(e: &Evidence) -> Result<()> {
             .filter(|event| event.kind == kind && !event.derived)
             .count() as u64
     };
-    for (name, kind) in [
-        ("vma_read_acquires", "vma_read_acquire"),
-        ("vma_read_fails", "vma_read_fail"),
-    ] {
+    for (name, kind) in [("mmap_fails", "mmap_fail"), ("vma_read_fails", "vma_read_fail")] {
         expect(name, &number(&sums, &format!("/counts/{name}"))?, &count(kind))?;
     }
     Ok(())
