@@ -315,6 +315,70 @@ pub(crate) fn stack(ctx: &impl EbpfContext, task: &Task, of: Kind, length: u64) 
     with_frames(ctx, Kind::Stack, site::STACK, task, &fields);
 }
 
+/// Emits a hold that began at `since` and ends now, and gives when that is. For what is cheap: its site counts no hits. `NMI`:
+/// see [`vma_in_nmi`].
+#[inline(always)]
+pub(crate) fn hold<const NMI: bool>(site: u32, task: &Task, since: u64, fields: &Fields) -> u64 {
+    let mut entry = EVENTS.reserve::<VmaEvent>(0);
+    if NMI {
+        for _ in 0..TRIES {
+            if entry.is_some() || !has_room() {
+                break;
+            }
+            entry = EVENTS.reserve::<VmaEvent>(0);
+        }
+    }
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let cpu = this_cpu();
+    let Some(mut entry) = entry else {
+        full_quietly(site);
+        return now;
+    };
+    let Some(counters) = counters(cpu) else {
+        entry.discard(0);
+        return now;
+    };
+    // SAFETY: the map gave a valid pointer.
+    let seq = count(unsafe { &raw mut (*counters).produced }) as u32;
+    let event = entry.as_mut_ptr();
+    let length = now.saturating_sub(since);
+    // SAFETY: the ring gave room for one event, and every byte of it is written here: the helper zeroes what it does not
+    // fill.
+    unsafe {
+        (*event).header.abi = ABI;
+        (*event).header.kind = Kind::Hold as u8;
+        (*event).header.len = Kind::Hold.wire_len();
+        (*event).header.cpu = cpu as u16;
+        (*event).header.flags = fields.flags;
+        (*event).header.ts_ns = now;
+        (*event).header.seq = seq;
+        (*event).header.pid = task.pid;
+        (*event).header.tid = task.tid;
+        (*event).header.site = site;
+        bpf_get_current_comm((&raw mut (*event).header.comm).cast(), COMM_LEN as u32);
+        (*event).body.mm = fields.body.mm;
+        (*event).body.vma = fields.body.vma;
+        (*event).body.vm_start = fields.body.vm_start;
+        (*event).body.vm_end = fields.body.vm_end;
+        (*event).body.vm_refcnt = length as u32;
+        (*event).body.vm_lock_seq = (length >> 32) as u32;
+        (*event).body.mm_lock_seq = 0;
+        (*event).body.arg = fields.body.arg;
+    }
+    entry.submit(wakeup(seq));
+    now
+}
+
+/// Whether the ring has room for an event, whoever has its lock right now.
+#[inline(always)]
+fn has_room() -> bool {
+    let free = EVENTS
+        .query(BPF_RB_RING_SIZE)
+        .wrapping_sub(EVENTS.query(BPF_RB_AVAIL_DATA));
+    free >= 2 * size_of::<VmaEvent>() as u64
+}
+
 /// How often to ask for room where the kernel does not wait for the ring's lock.
 const TRIES: u32 = 512;
 
@@ -329,10 +393,7 @@ pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) ->
         if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
             return fill(entry, kind, site, task, None, fields, true);
         }
-        let free = EVENTS
-            .query(BPF_RB_RING_SIZE)
-            .wrapping_sub(EVENTS.query(BPF_RB_AVAIL_DATA));
-        if free < 2 * size_of::<VmaEvent>() as u64 {
+        if !has_room() {
             break;
         }
     }

@@ -33,12 +33,25 @@ const MOST_OF_HISTOGRAM: f64 = 2.5;
 const MOST_OF_NONE: f64 = 1.6;
 
 /// Who looks at the faults, in the order in which they have their turns.
-const MODES: [Mode; 4] = [
+const MODES: [Mode; 6] = [
     NOBODY,
     Mode {
         name: TRACER,
         label: "tracer record, all probes",
         who: Who::Tracer { args: "", sees: true },
+    },
+    Mode {
+        name: HOLDS,
+        label: "tracer record, mode holds",
+        who: Who::Tracer {
+            args: "--mode holds",
+            sees: true,
+        },
+    },
+    Mode {
+        name: SUMMARY,
+        label: "tracer stats, mode summary",
+        who: Who::Sums("summary"),
     },
     Mode {
         name: HISTOGRAM,
@@ -68,6 +81,8 @@ pub(super) const NOBODY: Mode = Mode {
 };
 const NONE: &str = "none";
 const TRACER: &str = "tracer";
+const HOLDS: &str = "holds";
+const SUMMARY: &str = "summary";
 const HISTOGRAM: &str = "histogram";
 
 /// One way to look at the faults.
@@ -88,6 +103,8 @@ pub(super) enum Who {
     Nobody,
     /// `tracer record` with arguments; if it `sees`, every fault has to be in the recording.
     Tracer { args: &'static str, sees: bool },
+    /// `tracer stats` in a mode in which the kernel pairs by itself; every fault has to be among its holds.
+    Sums(&'static str),
     /// bpftrace with a program that counts every fault in a map. `ADDRESS` in it is that of `handle_mm_fault`, and
     /// `OFFSET` of an instruction in `lock_vma_under_rcu`. The setting is for its turn only: one that is 1 otherwise.
     Bpftrace {
@@ -102,6 +119,7 @@ impl Who {
         match self {
             Self::Nobody => format!("storm {name}"),
             Self::Tracer { args, .. } => format!("trace {name} {args}"),
+            Self::Sums(mode) => format!("sums {name} {mode}"),
             Self::Bpftrace { program, sysctl } => {
                 let turn = format!("peer {name} '{program}'");
                 match sysctl {
@@ -127,7 +145,17 @@ impl Who {
                 if !sees {
                     return Ok(());
                 }
-                count("/events/by_kind/fault_end").unwrap_or(0)
+                let kinds = ["fault_end", "hold"].map(|kind| count(&format!("/events/by_kind/{kind}")));
+                kinds.into_iter().flatten().max().unwrap_or(0)
+            }
+            Self::Sums(_) => {
+                let report: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
+                ensure!(
+                    report["lost"]["missed"] == 0,
+                    "the kernel skipped runs: {}",
+                    report["lost"]
+                );
+                report["holds"]["vma_read"]["count"].as_u64().unwrap_or(0)
             }
             Self::Bpftrace { .. } => counted(said),
         };
@@ -170,6 +198,12 @@ trace() {
   sleep 1; storm $name; kill -INT $t; wait $t || exit 1
   tracer stats --json /tmp/a.rec > /out/$name.$round.said || exit 1
   rm /tmp/a.rec
+}
+sums() {
+  tracer stats --mode $2 --json > /out/$1.$round.said 2> /out/$1.$round.err & t=$!
+  sleep 20
+  kill -0 $t 2> /dev/null || tell tracer /out/$1.$round.err >&2
+  storm $1; kill -INT $t; wait $t || exit 1
 }
 peer() {
   program=$(echo "$2" | sed "s/ADDRESS/$address/; s/OFFSET/$offset/")
@@ -513,8 +547,10 @@ mod tests {
             all: vec![
                 cost(&MODES[0], 8000.0),
                 cost(&MODES[1], tracer),
-                cost(&MODES[2], histogram),
-                cost(&MODES[3], 8100.0),
+                cost(&MODES[2], 8500.0),
+                cost(&MODES[3], 8400.0),
+                cost(&MODES[4], histogram),
+                cost(&MODES[5], 8100.0),
             ],
             places: BTreeMap::from([("kprobe".to_owned(), 7)]),
         }
@@ -573,7 +609,7 @@ mod tests {
         let hist = |last: u64| {
             let data = json!({"type": "hist", "data": {"@held": [
                 {"min": 1024, "max": 2047, "count": 600}, {"min": 2048, "max": 4095, "count": last}]}});
-            MODES[2].who.saw_all(&format!("{attached}{data}\n"))
+            MODES[4].who.saw_all(&format!("{attached}{data}\n"))
         };
         assert!(hist(25_000).is_ok());
         assert!(hist(24_999).is_err());
@@ -581,8 +617,8 @@ mod tests {
             "{attached}{}\n",
             json!({"type": "map", "data": {"@faults": 25_600}})
         );
-        assert!(MODES[3].who.saw_all(&counter).is_ok());
-        assert!(MODES[3].who.saw_all(attached).is_err());
+        assert!(MODES[5].who.saw_all(&counter).is_ok());
+        assert!(MODES[5].who.saw_all(attached).is_err());
     }
 
     #[test]
@@ -604,6 +640,11 @@ mod tests {
         for word in ["FAULTS", "STORMS", "ROUNDS", "TURNS"] {
             assert!(!script.contains(word), "{word} is left in\n{script}");
         }
-        assert!(script.contains("  trace tracer \n  peer histogram '"), "{script}");
+        assert!(
+            script.contains(
+                "  trace tracer \n  trace holds --mode holds\n  sums summary summary\n  peer histogram '"
+            ),
+            "{script}"
+        );
     }
 }

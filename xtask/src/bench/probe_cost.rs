@@ -96,7 +96,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
         );
         match cost.mode.who {
             Who::Nobody => continue,
-            Who::Tracer { .. } => {}
+            Who::Tracer { .. } | Who::Sums(_) => {}
             Who::Bpftrace { .. } => parts.push(format!("{label} {added:.0}")),
         }
         notes.push(format!("{label:<30}{added:>8.0} instructions added to a fault"));

@@ -11,6 +11,7 @@ mod export_checks;
 mod filter_checks;
 mod guests;
 mod libtest;
+mod modes_checks;
 mod provoke_checks;
 mod report;
 mod sched_checks;
