@@ -176,14 +176,26 @@ unsafe fn stamp(
         (*header).pid = task.pid;
         (*header).tid = task.tid;
         (*header).site = site;
+        put_comm(header, comm);
+        now
+    }
+}
+
+/// Writes a command name into a header, that of the current task where none is given.
+///
+/// # Safety
+/// `header` points to writable memory of its size.
+#[inline(always)]
+unsafe fn put_comm(header: *mut Header, comm: Option<[u64; 2]>) {
+    // SAFETY: the caller's pointer; the helper cannot fail for a buffer of this size, and zeroes the rest of it itself.
+    unsafe {
+        let place = &raw mut (*header).comm;
         match comm.or_else(sched::current_comm) {
-            Some(comm) => (&raw mut (*header).comm).cast::<[u64; 2]>().write(comm),
-            // Cannot fail for a buffer of this size; it zeroes the rest itself.
+            Some(comm) => place.cast::<[u64; 2]>().write(comm),
             None => {
-                bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+                bpf_get_current_comm(place.cast(), COMM_LEN as u32);
             }
         }
-        now
     }
 }
 
@@ -343,8 +355,7 @@ pub(crate) fn hold<const NMI: bool>(site: u32, task: &Task, since: u64, fields: 
     let seq = count(unsafe { &raw mut (*counters).produced }) as u32;
     let event = entry.as_mut_ptr();
     let length = now.saturating_sub(since);
-    // SAFETY: the ring gave room for one event, and every byte of it is written here: the helper zeroes what it does not
-    // fill.
+    // SAFETY: the ring gave room for one event, and every byte of it is written here.
     unsafe {
         (*event).header.abi = ABI;
         (*event).header.kind = Kind::Hold as u8;
@@ -356,7 +367,7 @@ pub(crate) fn hold<const NMI: bool>(site: u32, task: &Task, since: u64, fields: 
         (*event).header.pid = task.pid;
         (*event).header.tid = task.tid;
         (*event).header.site = site;
-        bpf_get_current_comm((&raw mut (*event).header.comm).cast(), COMM_LEN as u32);
+        put_comm(&raw mut (*event).header, None);
         (*event).body.mm = fields.body.mm;
         (*event).body.vma = fields.body.vma;
         (*event).body.vm_start = fields.body.vm_start;
