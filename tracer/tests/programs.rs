@@ -144,7 +144,6 @@ const STACKS: &[(usize, &[&str])] = &[
     (
         128,
         &[
-            "mmap_acquire_again",
             "mmap_release_again",
             "mmap_start_again",
             "sched_switch",
@@ -166,8 +165,7 @@ const STACKS: &[(usize, &[&str])] = &[
             "lockdep_acquire",
             "lockdep_release",
             "mark_detached_again",
-            "point",
-            "point_breakpoint",
+            "mmap_acquire_again",
             "vma_refcount_put",
             "vma_start_read_return",
             "watch_change",
@@ -175,6 +173,7 @@ const STACKS: &[(usize, &[&str])] = &[
             "write_start_again",
         ],
     ),
+    (256, &["point", "point_breakpoint"]),
     (
         352,
         &[
