@@ -2,4 +2,5 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 pub mod lock;
 pub mod site;
+pub mod summary;
 pub mod wire;

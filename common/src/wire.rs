@@ -11,6 +11,7 @@
 
 mod decode;
 mod event;
+mod hold;
 mod kind;
 mod lockdep;
 mod reason;
@@ -19,6 +20,7 @@ mod watch;
 
 pub use decode::{DecodeError, decode, header};
 pub use event::{Event, Provenance};
+pub use hold::{Held, HoldFacts, hold_arg};
 pub use kind::{BODY_MMAP, BODY_VMA, Body, Kind};
 pub use lockdep::{CODE_PERIOD, acquire_arg, release_arg};
 pub use reason::Reason;
@@ -95,7 +97,8 @@ pub struct VmaBody {
     /// too, and the `VM_FAULT_*` bits in the lower half; `vma_read_fail`,
     /// `vma_read_refused` and `vma_write_fail` have the errno in the lower half (0: a null pointer was
     /// returned); these and `vma_read_temporary` have a [`Reason`] in the upper half. `lockdep_acquire` has
-    /// lockdep's `read` (0: for writing) in the lowest byte. `task_*`, `sched_*` and `stack`: see [`sched`].
+    /// lockdep's `read` (0: for writing) in the lowest byte. `task_*`, `sched_*` and `stack`: see [`sched`]; `hold`:
+    /// [`HoldFacts`].
     pub arg: u32,
 }
 

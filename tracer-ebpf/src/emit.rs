@@ -31,6 +31,7 @@ use tracer_common::wire::{
 use crate::{
     filter::{self, Task},
     kread::Fields,
+    sched,
 };
 
 /// The way to user space. Its size is set by the loader.
@@ -148,8 +149,7 @@ pub(crate) fn dropped(site: u32) {
     }
 }
 
-/// Fills in a header where it lies in the ring; the current task's command name is written there by the kernel
-/// itself. Returns the time.
+/// Fills in a header where it lies in the ring; without a command name it is the current task's. Returns the time.
 ///
 /// # Safety
 /// `header` points to writable memory of its size.
@@ -176,14 +176,26 @@ unsafe fn stamp(
         (*header).pid = task.pid;
         (*header).tid = task.tid;
         (*header).site = site;
-        match comm {
-            Some(comm) => (&raw mut (*header).comm).cast::<[u64; 2]>().write(comm),
-            // Cannot fail for a buffer of this size; it zeroes the rest itself.
+        put_comm(header, comm);
+        now
+    }
+}
+
+/// Writes a command name into a header, that of the current task where none is given.
+///
+/// # Safety
+/// `header` points to writable memory of its size.
+#[inline(always)]
+unsafe fn put_comm(header: *mut Header, comm: Option<[u64; 2]>) {
+    // SAFETY: the caller's pointer; the helper cannot fail for a buffer of this size, and zeroes the rest of it itself.
+    unsafe {
+        let place = &raw mut (*header).comm;
+        match comm.or_else(sched::current_comm) {
+            Some(comm) => place.cast::<[u64; 2]>().write(comm),
             None => {
-                bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+                bpf_get_current_comm(place.cast(), COMM_LEN as u32);
             }
         }
-        now
     }
 }
 
@@ -315,6 +327,69 @@ pub(crate) fn stack(ctx: &impl EbpfContext, task: &Task, of: Kind, length: u64) 
     with_frames(ctx, Kind::Stack, site::STACK, task, &fields);
 }
 
+/// Emits a hold that began at `since` and ends now, and gives when that is. For what is cheap: its site counts no hits. `NMI`:
+/// see [`vma_in_nmi`].
+#[inline(always)]
+pub(crate) fn hold<const NMI: bool>(site: u32, task: &Task, since: u64, fields: &Fields) -> u64 {
+    let mut entry = EVENTS.reserve::<VmaEvent>(0);
+    if NMI {
+        for _ in 0..TRIES {
+            if entry.is_some() || !has_room() {
+                break;
+            }
+            entry = EVENTS.reserve::<VmaEvent>(0);
+        }
+    }
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let cpu = this_cpu();
+    let Some(mut entry) = entry else {
+        full_quietly(site);
+        return now;
+    };
+    let Some(counters) = counters(cpu) else {
+        entry.discard(0);
+        return now;
+    };
+    // SAFETY: the map gave a valid pointer.
+    let seq = count(unsafe { &raw mut (*counters).produced }) as u32;
+    let event = entry.as_mut_ptr();
+    let length = now.saturating_sub(since);
+    // SAFETY: the ring gave room for one event, and every byte of it is written here.
+    unsafe {
+        (*event).header.abi = ABI;
+        (*event).header.kind = Kind::Hold as u8;
+        (*event).header.len = Kind::Hold.wire_len();
+        (*event).header.cpu = cpu as u16;
+        (*event).header.flags = fields.flags;
+        (*event).header.ts_ns = now;
+        (*event).header.seq = seq;
+        (*event).header.pid = task.pid;
+        (*event).header.tid = task.tid;
+        (*event).header.site = site;
+        put_comm(&raw mut (*event).header, None);
+        (*event).body.mm = fields.body.mm;
+        (*event).body.vma = fields.body.vma;
+        (*event).body.vm_start = fields.body.vm_start;
+        (*event).body.vm_end = fields.body.vm_end;
+        (*event).body.vm_refcnt = length as u32;
+        (*event).body.vm_lock_seq = (length >> 32) as u32;
+        (*event).body.mm_lock_seq = 0;
+        (*event).body.arg = fields.body.arg;
+    }
+    entry.submit(wakeup(seq));
+    now
+}
+
+/// Whether the ring has room for an event, whoever has its lock right now.
+#[inline(always)]
+fn has_room() -> bool {
+    let free = EVENTS
+        .query(BPF_RB_RING_SIZE)
+        .wrapping_sub(EVENTS.query(BPF_RB_AVAIL_DATA));
+    free >= 2 * size_of::<VmaEvent>() as u64
+}
+
 /// How often to ask for room where the kernel does not wait for the ring's lock.
 const TRIES: u32 = 512;
 
@@ -329,10 +404,7 @@ pub(crate) fn vma_in_nmi(kind: Kind, site: u32, task: &Task, fields: &Fields) ->
         if let Some(entry) = EVENTS.reserve::<VmaEvent>(0) {
             return fill(entry, kind, site, task, None, fields, true);
         }
-        let free = EVENTS
-            .query(BPF_RB_RING_SIZE)
-            .wrapping_sub(EVENTS.query(BPF_RB_AVAIL_DATA));
-        if free < 2 * size_of::<VmaEvent>() as u64 {
+        if !has_room() {
             break;
         }
     }

@@ -25,6 +25,9 @@ static FILTER_KINDS: Global<u64> = Global::new(u64::MAX);
 /// Process that is left out (the tracer itself), 0: none.
 #[unsafe(no_mangle)]
 static FILTER_SELF: Global<u32> = Global::new(0);
+/// 1: any of the following is on, and has to be asked for.
+#[unsafe(no_mangle)]
+static FILTER_TASKS: Global<u8> = Global::new(1);
 /// 1: only processes in [`PIDS`].
 #[unsafe(no_mangle)]
 static FILTER_PIDS: Global<u8> = Global::new(0);
@@ -85,6 +88,13 @@ pub(crate) fn is_on(kind: Kind) -> bool {
 /// The current task, if the user wants events of that kind by it, or if they change its marks.
 #[inline(always)]
 pub(crate) fn passes(kind: Kind) -> Option<Task> {
+    let task = current(kind)?;
+    is_chosen(&task).then_some(task)
+}
+
+/// The current task, if the user wants events of that kind by whomever, or if they change marks.
+#[inline(always)]
+fn current(kind: Kind) -> Option<Task> {
     if !is_asked(kind) && !mark::need(kind) {
         return None;
     }
@@ -94,26 +104,40 @@ pub(crate) fn passes(kind: Kind) -> Option<Task> {
     let both = bpf_get_current_pid_tgid();
     let pid = (both >> 32) as u32;
     let tid = both as u32;
+    Some(Task { pid, tid })
+}
+
+/// Whether the user chose only some tasks: one constant for all the ways to, as even one that is off is two instructions.
+#[inline(always)]
+fn chooses() -> bool {
+    FILTER_TASKS.load() != 0
+}
+
+/// Whether the user wants events by the current task.
+#[inline(always)]
+fn is_chosen(task: &Task) -> bool {
     let self_pid = FILTER_SELF.load();
-    if self_pid != 0 && self_pid == pid {
-        return None;
+    if self_pid != 0 && self_pid == task.pid {
+        return false;
     }
-    if FILTER_PIDS.load() != 0 && PIDS.get_ptr(pid).is_none() {
-        return None;
+    if !chooses() {
+        return true;
     }
-    if FILTER_TIDS.load() != 0 && TIDS.get_ptr(tid).is_none() {
-        return None;
+    if FILTER_PIDS.load() != 0 && PIDS.get_ptr(task.pid).is_none() {
+        return false;
+    }
+    if FILTER_TIDS.load() != 0 && TIDS.get_ptr(task.tid).is_none() {
+        return false;
     }
     if FILTER_COMM.load() != 0 {
-        let comm = bpf_get_current_comm().ok()?;
+        let Ok(comm) = bpf_get_current_comm() else {
+            return false;
+        };
         if comm != COMM.load() {
-            return None;
+            return false;
         }
     }
-    if FILTER_CGROUP.load() != 0 && !is_in_cgroup() {
-        return None;
-    }
-    Some(Task { pid, tid })
+    FILTER_CGROUP.load() == 0 || is_in_cgroup()
 }
 
 /// Whether the current task is in the cgroup, or below it: one of the cgroups above it is that one. A function of its own, so
@@ -189,11 +213,17 @@ pub(crate) fn has_fault_end<M: Memory>(task: &Task, vma: u64, dropped: bool) -> 
 /// [`passes`], and this program is the one to do the work; see [`crate::twice`].
 #[inline(always)]
 pub(crate) fn wanted<const AGAIN: bool>(kind: Kind, site: u32) -> Option<Task> {
-    let task = passes(kind)?;
-    if AGAIN {
+    if !AGAIN {
+        let task = passes(kind)?;
+        twice::done(task.tid, site);
+        return Some(task);
+    }
+    // Mostly the first program did the work, so the note comes first; where only some tasks are chosen mostly nobody had any.
+    if chooses() {
+        let task = passes(kind)?;
         (!twice::was_done(task.tid, site)).then_some(task)
     } else {
-        twice::done(task.tid, site);
-        Some(task)
+        let task = current(kind)?;
+        (!twice::was_done(task.tid, site) && is_chosen(&task)).then_some(task)
     }
 }

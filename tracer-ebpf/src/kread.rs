@@ -153,6 +153,17 @@ pub(crate) fn vma<M: Memory>(vma: u64, fields: &mut Fields) {
     }
 }
 
+/// What does not change while somebody reads the VMA: its range and its mm.
+#[inline(always)]
+pub(crate) fn place<M: Memory>(vma: u64, fields: &mut Fields) {
+    let Fields { body, flags } = fields;
+    *flags |= flag::VMA;
+    body.vma = vma;
+    body.vm_start = field::<M, u64>(vma, OFF_VM_START.load(), flag::RANGE, flags);
+    body.vm_end = field::<M, u64>(vma, OFF_VM_END.load(), flag::RANGE, flags);
+    body.mm = mm_of_vma::<M>(vma, flags);
+}
+
 /// `vma->vm_mm`.
 #[inline(always)]
 fn mm_of_vma<M: Memory>(vma: u64, flags: &mut u16) -> u64 {

@@ -27,8 +27,10 @@ mod kread;
 mod lockdep;
 mod mark;
 mod mmap;
+mod pair;
 mod point;
 mod sched;
+mod summary;
 mod vma;
 mod watch;
 

@@ -6,7 +6,7 @@ use tracer_common::{
     wire::{Kind, flag},
 };
 
-use crate::{args::arg, emit, filter, kread, mark};
+use crate::{args::arg, emit, filter, kread, mark, pair};
 
 /// Which argument of the tracepoints is `write`: 1, or 2 where a `memcg_path` stands before it (6.12).
 #[unsafe(no_mangle)]
@@ -42,11 +42,15 @@ fn report<const AGAIN: bool>(ctx: &BtfTracePointContext, kind: Kind, site: u32, 
         return;
     };
     let mm: u64 = arg::<0>(ctx);
+    if !pair::streams() {
+        return pair::mmap(kind, &task, mm, write, None);
+    }
     mark::before_mmap(kind, &task, mm);
     let mut flags = flag::MM | if write { flag::WRITE } else { 0 };
     let seq = kread::mm_lock_seq::<kread::Typed>(mm, &mut flags);
     let event = emit::mmap(kind, site, &task, flags, mm, seq);
     mark::after_mmap(ctx, kind, &task, mm, event);
+    pair::mmap(kind, &task, mm, write, event);
 }
 
 twice!(btf_tracepoint("mmap_lock_start_locking") mmap_start, mmap_start_again, BtfTracePointContext => on_mmap_start);
@@ -66,7 +70,8 @@ fn on_mmap_acquire<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
         report::<AGAIN>(ctx, Kind::MmapFail, site::MMAP_ACQUIRE, write);
         return 0;
     }
-    if write || SEQ_IS_COUNT.load() == 0 {
+    // Beginnings and ends that are brought together tell a downgrade by themselves.
+    if write || SEQ_IS_COUNT.load() == 0 || !pair::streams() {
         report::<AGAIN>(ctx, Kind::MmapAcquire, site::MMAP_ACQUIRE, write);
         return 0;
     }
@@ -85,6 +90,7 @@ fn on_mmap_acquire<const AGAIN: bool>(ctx: &BtfTracePointContext) -> i32 {
     };
     let event = emit::mmap(kind, site::MMAP_ACQUIRE, &task, flags | flag::MM, mm, seq);
     mark::after_mmap(ctx, kind, &task, mm, event);
+    pair::mmap(kind, &task, mm, write, event);
     0
 }
 

@@ -20,7 +20,7 @@ use crate::{
     args::arg,
     emit, filter,
     kread::{self, Bare, Fields, Memory},
-    mark,
+    mark, pair,
 };
 
 /// What the loader found, by the site's number less [`FIRST_DYNAMIC`].
@@ -121,10 +121,14 @@ fn at(ctx: &impl EbpfContext) {
         fields = Fields::EMPTY;
         fields.flags = flag::READ_FAULT;
     }
+    if !pair::streams() {
+        return pair::vma::<Bare, true>(kind, &task, site, vma, 0, None);
+    }
     fields.body.arg = (reason as u32) << 16;
     mark::before_vma(kind, &task, vma, false);
     let event = emit::vma_in_nmi(kind, site, &task, &fields);
     mark::after_vma(ctx, kind, &task, vma, event, false);
+    pair::vma::<Bare, true>(kind, &task, site, vma, 0, event);
 }
 
 /// Keeps a reader from raising the count until there is a writer, and a temporary one from giving it back until a writer shuts

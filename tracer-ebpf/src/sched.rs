@@ -5,7 +5,10 @@
 
 use aya_ebpf::{
     Global,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_comm, bpf_get_current_task_btf},
+    },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
@@ -68,6 +71,17 @@ fn comm(task: u64) -> [u64; 2] {
         return [0; 2];
     }
     [field(task, offset), field(task, offset + 8)]
+}
+
+/// The current task's name as it lies in the task, zeroes behind it: two loads, where the helper measures and copies it
+/// letter by letter. `None` where it is not known where that is.
+#[inline(always)]
+pub(crate) fn current_comm() -> Option<[u64; 2]> {
+    if OFF_TASK_COMM.load() == ABSENT {
+        return None;
+    }
+    // SAFETY: the helper has no precondition.
+    Some(comm(unsafe { bpf_get_current_task_btf() } as u64))
 }
 
 /// `task->mm`, if it has one.

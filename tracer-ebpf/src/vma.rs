@@ -14,7 +14,7 @@ use crate::{
     args::arg,
     emit, filter, inflight,
     kread::{self, Bare, Fields, Typed},
-    mark,
+    mark, pair,
 };
 
 /// Position of the return value behind the arguments of `__vma_start_write`; 0: it returns nothing.
@@ -43,6 +43,9 @@ fn report<const AGAIN: bool>(ctx: &impl EbpfContext, kind: Kind, site: u32, vma:
     if !filter::has_vma::<Typed>(vma) {
         return;
     }
+    if !pair::streams() {
+        return pair::vma::<Typed, false>(kind, &task, site, vma, flags, None);
+    }
     mark::before_vma(kind, &task, vma, false);
     let mut fields = Fields::EMPTY;
     kread::vma::<Typed>(vma, &mut fields);
@@ -50,6 +53,7 @@ fn report<const AGAIN: bool>(ctx: &impl EbpfContext, kind: Kind, site: u32, vma:
     fields.body.arg = arg;
     let event = emit::vma(kind, site, &task, &fields);
     mark::after_vma(ctx, kind, &task, vma, event, false);
+    pair::vma::<Typed, false>(kind, &task, site, vma, flags, event);
 }
 
 /// Reports that no VMA was locked.
@@ -59,6 +63,10 @@ fn report_fail<const AGAIN: bool>(site: u32, mm: u64, address: u64, errno: u32) 
         return;
     };
     if !filter::has_address(address) {
+        return;
+    }
+    pair::vma_not_taken();
+    if !pair::streams() {
         return;
     }
     let mut fields = Fields::EMPTY;
@@ -131,6 +139,10 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
     if !target.is_none_or(filter::has_vma::<Bare>) {
         return 0;
     }
+    if !pair::streams() {
+        pair::vma::<Bare, false>(kind, &task, site::VMA_START_READ, vma, 0, None);
+        return 0;
+    }
     if !failed {
         mark::before_vma(kind, &task, vma, false);
     }
@@ -141,6 +153,7 @@ pub(crate) fn vma_start_read_return(ctx: RetProbeContext) -> u32 {
     fields.body.arg = if failed { vma.wrapping_neg() as u32 } else { 0 };
     let event = emit::vma(kind, site::VMA_START_READ, &task, &fields);
     mark::after_vma(&ctx, kind, &task, vma, event, false);
+    pair::vma::<Bare, false>(kind, &task, site::VMA_START_READ, vma, 0, event);
     0
 }
 
@@ -154,10 +167,15 @@ pub(crate) fn vma_refcount_put(ctx: ProbeContext) -> u32 {
     if !filter::has_vma::<Bare>(vma) {
         return 0;
     }
+    if !pair::streams() {
+        pair::vma_given::<Bare, false>(&task, site::VMA_REFCOUNT_PUT, vma, 0, None);
+        return 0;
+    }
     let mut fields = Fields::EMPTY;
     kread::vma::<Bare>(vma, &mut fields);
     let event = emit::vma(Kind::VmaReadRelease, site::VMA_REFCOUNT_PUT, &task, &fields);
     mark::after_vma(&ctx, Kind::VmaReadRelease, &task, vma, event, false);
+    pair::vma_given::<Bare, false>(&task, site::VMA_REFCOUNT_PUT, vma, 0, event);
     0
 }
 
@@ -194,6 +212,13 @@ fn on_fault_end<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     let Some(task) = filter::wanted::<AGAIN>(Kind::FaultEnd, site::FAULT_END) else {
         return 0;
     };
+    if !pair::streams() {
+        // Nothing was noted when the fault began, and of a VMA that may be gone nothing is known.
+        if !(dropped && filter::is_by_address()) && filter::has_vma::<Typed>(vma) {
+            pair::fault_ended(&task, vma, flags as u16, result as u16, None);
+        }
+        return 0;
+    }
     if !filter::has_fault_end::<Typed>(&task, vma, dropped) {
         return 0;
     }
@@ -207,6 +232,7 @@ fn on_fault_end<const AGAIN: bool>(ctx: &FExitContext) -> i32 {
     fields.body.arg = arg;
     let event = emit::vma(Kind::FaultEnd, site::FAULT_END, &task, &fields);
     mark::fault_end(ctx, &task, vma, flags as u16, dropped, event);
+    pair::fault_ended(&task, vma, flags as u16, result as u16, event);
     0
 }
 

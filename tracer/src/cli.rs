@@ -10,6 +10,7 @@ use crate::export::ExportArgs;
 use crate::files::{CutArgs, InfoArgs, MergeArgs, VerifyArgs};
 use crate::filter::{Filter, FilterError};
 use crate::judge::JudgeArgs;
+use crate::mode::Mode;
 use crate::model::ModelArgs;
 use crate::probe::Mechanism;
 use crate::provoke::ProvokeArgs;
@@ -70,6 +71,7 @@ pub enum Command {
         sudo tracer record -o a.rec -p 1234 --only mmap_acquire,mmap_release\n  \
         sudo tracer record -o a.rec --on 'wait>10ms' --on 'hold>5ms' --last 2s\n  \
         sudo tracer record -o a.rec --on violation --repeat 5\n  \
+        sudo tracer record -o a.rec --mode holds --min-hold 100us -- make -j8\n  \
         sudo tracer record -o - -- ls -R /usr | tracer stats -")]
     Record(RecordArgs),
     /// Tables of a recording, or of the live kernel until ^C: tasks, waits, holds, faults, losses.
@@ -77,7 +79,9 @@ pub enum Command {
         tracer stats a.rec\n  \
         tracer stats a.rec --section waits,chains\n  \
         tracer stats a.rec --json | jq .events.by_kind\n  \
-        sudo tracer stats --duration 5s")]
+        sudo tracer stats --duration 5s\n  \
+        sudo tracer stats --mode summary --duration 5s\n  \
+        sudo tracer stats --mode summary --json -- make -j8 | jq .holds.vma_read.p99_ns")]
     Stats(StatsArgs),
     /// Is the lock in a state that it can be in, and would the kernel's assertions be right? Exit code 3 if not the former.
     #[command(after_help = "Examples:\n  \
@@ -173,6 +177,10 @@ pub struct LiveArgs {
     /// Only these kinds of events, separated by commas (see docs/wire-format.md).
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_kind)]
     pub only: Vec<Kind>,
+    /// How much comes out of the kernel: each event, one event for each hold, or sums that the kernel makes itself, which
+    /// cost the least (docs/modes.md).
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub mode: Mode,
     /// Stop after this time, such as 500ms, 10s or 2m.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
@@ -205,6 +213,9 @@ pub struct LiveArgs {
     /// Keep temporary readers from leaving for so long.
     #[arg(long, hide = true, value_name = "TIME", default_value = "0ms", value_parser = parse_duration)]
     pub linger: Duration,
+    /// Let the kernel sum up besides, and write that to this file.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub sums: Option<PathBuf>,
     /// Start this command, and watch it and its children, until it ends.
     #[arg(last = true, value_name = "CMD")]
     pub cmd: Vec<String>,
@@ -222,6 +233,7 @@ impl LiveArgs {
             min_hold,
             min_wait,
             only,
+            mode,
             duration,
             buffer,
             include_self,
@@ -231,6 +243,7 @@ impl LiveArgs {
             user_symbols,
             truth,
             linger,
+            sums,
             cmd,
         } = self;
         !(pids.is_empty() && tids.is_empty() && only.is_empty() && cmd.is_empty() && without.is_empty())
@@ -239,6 +252,8 @@ impl LiveArgs {
             || addr.is_some()
             || min_hold.is_some()
             || min_wait.is_some()
+            || *mode != Mode::Stream
+            || sums.is_some()
             || duration.is_some()
             || *include_self
             || kernel_text.is_some()

@@ -18,6 +18,7 @@ use crate::info::{Losses, SourceInfo};
 use crate::kernel::{Depth, NoTypes};
 use crate::live_setup::{self, Started};
 use crate::logger;
+use crate::mode::{self, Mode};
 use crate::order::Order;
 use crate::outside;
 use crate::pipeline::{self, Consumer, Stop};
@@ -26,10 +27,12 @@ use crate::recording::{self, RecordWriter, is_broken_pipe};
 use crate::say::tell;
 use crate::sink::address::Addresses;
 use crate::sink::stats::{self, Inputs};
+use crate::sink::summary;
 use crate::sink::text as words;
 use crate::source::Source;
 use crate::source::live::Live;
 use crate::source::replay::Replay;
+use crate::source::sieve::Sieved;
 use crate::stacks::Stacks;
 use crate::state::{Engine, Meta};
 use crate::tui::{self, ScreenArgs};
@@ -102,6 +105,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             "options before the command are those of `top`; put them after {}",
             command.name()
         );
+        return Ok(USAGE);
+    }
+    if let Some(wrong) = mode::misuse(&cli.command, &cli.top) {
+        tell!("{wrong}");
         return Ok(USAGE);
     }
     match cli.command {
@@ -183,6 +190,11 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
     };
     let outcome = pipeline::run(&mut live, &mut stop, &mut recorder)?;
     let reason = outcome.ended.name();
+    if let Some(file) = &args.live.sums {
+        let said = || format!("cannot write {}", outside::path(file));
+        let sums = sums_of(&live, &outcome)?.to_json()?;
+        disk::replace(file, sums.as_bytes()).with_context(said)?;
+    }
     let bytes = recorder.writer.bytes_written();
     let summary = recorder.writer.finish(&outcome.losses, reason)?;
     recorder.progress.clear();
@@ -194,11 +206,26 @@ fn record(args: &RecordArgs, log: bool) -> anyhow::Result<u8> {
         words::count(bytes.div_ceil(1024)),
     );
     let Losses {
+        missed,
         marks,
         stacks,
         crowded,
+        unpaired,
         ..
     } = outcome.losses;
+    if missed > 0 {
+        tell!(
+            "the kernel skipped {} runs of probes: what was under way then is uncertain",
+            words::count(missed)
+        );
+    }
+    if !unpaired.is_empty() {
+        let all = unpaired.values().sum();
+        tell!(
+            "{} beginnings or ends did not find each other, and make no hold; `tracer stats` tells more",
+            words::count(all)
+        );
+    }
     if crowded > 0 {
         tell!(
             "{} events were kept before it was known whether they belong to a long hold or wait: too many waited for that",
@@ -246,7 +273,10 @@ impl Consumer for Recorder {
     }
 
     fn losses(&mut self, losses: &Losses) -> anyhow::Result<()> {
-        if losses.dropped() != self.losses.dropped() || losses.missed != self.losses.missed {
+        if losses.dropped() != self.losses.dropped()
+            || losses.missed != self.losses.missed
+            || losses.unpaired != self.losses.unpaired
+        {
             self.writer.losses(losses)?;
         }
         self.losses.clone_from(losses);
@@ -366,9 +396,47 @@ fn stats(args: &StatsArgs, log: bool) -> anyhow::Result<u8> {
         None => {
             let Started { mut live, mut stop } = live_setup::start(&args.live, log, Output::Shown)?;
             live_setup::tell_unseen(&live);
+            if args.live.mode == Mode::Summary {
+                return summarise(&mut live, &mut stop, args.json);
+            }
             analyse(&mut live, &mut stop, args, |_| (true, Vec::new()))
         }
     }
+}
+
+/// Takes no events, for there are none.
+struct Nobody;
+
+impl Consumer for Nobody {
+    fn event(&mut self, _event: &Event) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lets the kernel sum up until it is time, and prints that.
+fn summarise(live: &mut Sieved<Live>, stop: &mut Stop, json: bool) -> anyhow::Result<u8> {
+    let outcome = pipeline::run(live, stop, &mut Nobody)?;
+    let report = sums_of(live, &outcome)?;
+    let mut out = io::stdout().lock();
+    if json {
+        write!(out, "{}", report.to_json()?)?;
+    } else {
+        summary::render(&report, &stats::Style::for_stdout(), &mut out)?;
+    }
+    out.flush()?;
+    Ok(DONE)
+}
+
+/// What the kernel summed up by now.
+fn sums_of(live: &Sieved<Live>, outcome: &pipeline::Outcome) -> anyhow::Result<summary::Report> {
+    let sums = live.inner().sums().context("the kernel has not summed up")?;
+    Ok(summary::Report::new(&summary::Inputs {
+        info: live.info(),
+        sums: &sums,
+        losses: &outcome.losses,
+        end_ns: live.inner().end_ns(),
+        ended: outcome.ended.name(),
+    }))
 }
 
 fn analyse<S: Source>(
@@ -451,6 +519,9 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
         kinds: u64::MAX,
         user_symbols: false,
         linger_ns: 0,
+        mode: Mode::Stream,
+        holds_from_ns: 0,
+        sums: false,
         log: false,
         idle: true,
     };

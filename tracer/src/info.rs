@@ -347,6 +347,10 @@ pub struct Losses {
     /// Events that were kept since too many waited to be known for long or short ones, with `--min-hold` or `--min-wait`.
     #[serde(skip_serializing_if = "is_zero")]
     pub crowded: u64,
+    /// Beginnings and ends that did not find each other in the kernel, with `--mode holds`, by why, as far as there are any;
+    /// see docs/modes.md.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unpaired: BTreeMap<String, u64>,
     /// Events that found the ring buffer full, by the site that they come from, as far as any did.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_at: BTreeMap<u32, u64>,

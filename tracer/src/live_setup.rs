@@ -10,6 +10,7 @@ use crate::cgroup::Cgroup;
 use crate::child::{Child, Output};
 use crate::cli::LiveArgs;
 use crate::kernel::{Depth, FUNCTIONS, Facts, Paths};
+use crate::mode::Mode;
 use crate::pipeline::{Ended, Stop};
 use crate::probe::{Found, Wishes, attach};
 use crate::say::tell;
@@ -41,8 +42,10 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
     let cgroup = args.cgroup.as_deref().map(Cgroup::find).transpose()?;
     let filters = filters(args, cgroup.as_ref());
     let Known { facts, found, loader } = gather(Depth::Attach, args.kernel_text.as_deref())?;
+    let streams = args.mode == Mode::Stream;
     let least = Least {
-        hold_ns: args.min_hold.map(nanoseconds),
+        // What is paired in the kernel is sifted there, too.
+        hold_ns: args.min_hold.filter(|_| streams).map(nanoseconds),
         wait_ns: args.min_wait.map(nanoseconds),
     };
     let asked = if args.only.is_empty() {
@@ -60,11 +63,17 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         without: args.without.clone(),
         truth: args.truth,
         unwanted: !kinds,
-        stacks_from_ns: args.stacks.0,
+        stacks_from_ns: args.stacks.0.filter(|_| streams),
+        mode: args.mode,
         linger: !args.linger.is_zero(),
     };
     let options = attach::Options {
-        ring_bytes: args.buffer,
+        // Where nothing goes through it, it is as small as can be.
+        ring_bytes: if args.mode == Mode::Summary {
+            4096
+        } else {
+            args.buffer
+        },
         // What takes locks of the traced processes must not be hidden.
         exclude_pid: if args.include_self || args.user_symbols {
             0
@@ -80,6 +89,12 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         kinds,
         user_symbols: args.user_symbols,
         linger_ns: u32::try_from(args.linger.as_nanos()).unwrap_or(u32::MAX),
+        mode: args.mode,
+        holds_from_ns: args
+            .min_hold
+            .filter(|_| args.mode == Mode::Holds)
+            .map_or(0, nanoseconds),
+        sums: args.sums.is_some(),
         log,
         idle: false,
     };
@@ -153,6 +168,9 @@ pub fn gather(depth: Depth, kernel_text: Option<&Path>) -> anyhow::Result<Known>
 /// The filters in words, for whoever reads the recording later.
 fn filters(args: &LiveArgs, cgroup: Option<&Cgroup>) -> Vec<String> {
     let mut filters = Vec::new();
+    if args.mode != Mode::Stream {
+        filters.push(format!("mode {}", args.mode.name()));
+    }
     filters.extend(args.pids.iter().map(|pid| format!("pid {pid}")));
     filters.extend(args.tids.iter().map(|tid| format!("tid {tid}")));
     filters.extend(args.comm.iter().map(|comm| format!("comm {comm}")));

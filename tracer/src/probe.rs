@@ -9,6 +9,7 @@ pub mod cost;
 mod instructions;
 mod lockdep;
 pub mod mapped;
+mod pare;
 pub(crate) mod perf;
 mod plan;
 mod points;

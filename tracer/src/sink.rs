@@ -10,4 +10,5 @@ pub mod metrics;
 pub mod parquet;
 pub mod perfetto;
 pub mod stats;
+pub mod summary;
 pub mod text;

@@ -57,6 +57,7 @@ mod task;
 mod view;
 mod vma;
 mod waiting;
+mod whole;
 
 use tracer_common::site::FIRST_DYNAMIC;
 use tracer_common::wire::{Event, Kind, Provenance, flag};
@@ -357,7 +358,7 @@ impl Engine {
             Kind::LockdepAcquire => self.lockdep_acquire(t, event),
             Kind::LockdepRelease => self.lockdep_release(t, event),
             Kind::TaskFork | Kind::TaskExec | Kind::TaskExit => {}
-            Kind::SchedOut | Kind::SchedIn | Kind::SchedWake | Kind::Stack => {}
+            Kind::SchedOut | Kind::SchedIn | Kind::SchedWake | Kind::Stack | Kind::Hold => {}
             Kind::Gap => {}
         }
     }
@@ -375,6 +376,7 @@ impl Engine {
             Kind::SchedIn => self.sched_in(t, event),
             Kind::SchedWake => self.sched_wake(event),
             Kind::Stack => self.stack(t, event),
+            Kind::Hold => self.whole_hold(t, event),
             _ => {}
         }
     }
@@ -752,10 +754,10 @@ impl Engine {
     }
 }
 
-/// Whether events of a kind tell of a task, and of no lock.
+/// Whether events of a kind tell of a task, or of a hold that is over, and change no lock.
 #[inline]
 pub(crate) fn is_beside_locks(kind: Kind) -> bool {
-    (Kind::TaskFork as u8..=Kind::Stack as u8).contains(&(kind as u8))
+    kind == Kind::Hold || (Kind::TaskFork as u8..=Kind::Stack as u8).contains(&(kind as u8))
 }
 
 /// The idle tasks of all CPUs share tid 0.

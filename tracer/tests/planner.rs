@@ -10,6 +10,7 @@ use std::path::Path;
 
 use tracer::info::Family;
 use tracer::kernel::{Capabilities, Facts, Lockdown};
+use tracer::mode::Mode;
 use tracer::probe::{Attach, Found, Mechanism, Plan, Refusal, Wishes, plan};
 use tracer::text::{Kprobe, Sites, Unrecognised};
 use tracer_common::site::{self, Role, SiteEntry};
@@ -577,4 +578,57 @@ fn only_who_provokes_lingers() {
     };
     assert_eq!(lingering(false), 0);
     assert!(lingering(true) >= 2, "{}", lingering(true));
+}
+
+/// What pairs in the kernel has a plain page fault meet two programs, neither of them twice, on every kernel.
+#[test]
+fn modes_attach_only_what_they_need() {
+    for kernel in KERNELS {
+        let name = format!("{kernel}.json");
+        let all = planned(&name, &Wishes::default());
+        for mode in [Mode::Holds, Mode::Summary] {
+            let wishes = Wishes {
+                mode,
+                ..Wishes::default()
+            };
+            let plan = planned(&name, &wishes);
+            let programs: BTreeSet<_> = plan.probes.iter().map(|probe| probe.program).collect();
+            for needed in ["lock_vma_under_rcu", "fault_end", "mmap_acquire", "mmap_release"] {
+                assert!(programs.contains(needed), "{kernel} {mode:?}: {programs:?}");
+            }
+            for other in [
+                "fault_begin",
+                "task_fork",
+                "sched_switch",
+                "lockdep_acquire",
+                "area_free",
+            ] {
+                assert!(!programs.contains(other), "{kernel} {mode:?}: {programs:?}");
+            }
+            assert_eq!(
+                programs.contains("write_start"),
+                mode == Mode::Summary && {
+                    let usual: BTreeSet<_> = all.probes.iter().map(|probe| probe.program).collect();
+                    usual.contains("write_start")
+                }
+            );
+            assert!(!plan.twice && plan.probes.iter().all(|probe| probe.again.is_none()));
+            for point in &plan.points {
+                let operation = &plan.sites[point.site as usize].operation;
+                assert!(
+                    Kind::from_name(operation).is_some_and(|kind| mode.needs(kind)),
+                    "{kernel} {mode:?}: {operation}"
+                );
+            }
+            // Where releases are given back inside a fault they are seen as when streaming.
+            let releases = |plan: &Plan| {
+                let of = |point: &&tracer::probe::Point| {
+                    plan.sites[point.site as usize].operation == Kind::VmaReadRelease.name()
+                };
+                plan.points.iter().filter(of).count()
+            };
+            assert!(releases(&plan) >= releases(&all), "{kernel} {mode:?}");
+            assert!(plan.sites[site::USER as usize].attached, "{kernel} {mode:?}");
+        }
+    }
 }

@@ -43,6 +43,7 @@ const ALLOWED: &[(i32, &str, &str)] = &[
     (132, "bpf_ringbuf_submit", "our own ring"),
     (133, "bpf_ringbuf_discard", "our own ring"),
     (134, "bpf_ringbuf_query", "reads positions of our own ring"),
+    (158, "bpf_get_current_task_btf", "reads a register"),
     (
         174,
         "bpf_get_attach_cookie",
@@ -143,7 +144,6 @@ const STACKS: &[(usize, &[&str])] = &[
     (
         128,
         &[
-            "mmap_acquire_again",
             "mmap_release_again",
             "mmap_start_again",
             "sched_switch",
@@ -165,8 +165,7 @@ const STACKS: &[(usize, &[&str])] = &[
             "lockdep_acquire",
             "lockdep_release",
             "mark_detached_again",
-            "point",
-            "point_breakpoint",
+            "mmap_acquire_again",
             "vma_refcount_put",
             "vma_start_read_return",
             "watch_change",
@@ -174,6 +173,7 @@ const STACKS: &[(usize, &[&str])] = &[
             "write_start_again",
         ],
     ),
+    (256, &["point", "point_breakpoint"]),
     (
         352,
         &[
@@ -316,9 +316,11 @@ fn events_go_out_through_one_ring_and_nothing_else() {
         "FAULTS",
         "INFLIGHT",
         "NOTES",
+        "PAIRED",
         "PIDS",
         "POINTS",
         "SITES",
+        "SUMS",
         "TASKS",
         "TIDS",
         "WATCH_EVENTS",

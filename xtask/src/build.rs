@@ -127,6 +127,26 @@ pub(crate) fn guest_bin(name: &str) -> Result<PathBuf> {
     Ok(output(name))
 }
 
+/// Builds what makes recordings out of nothing.
+pub(crate) fn sample() -> Result<PathBuf> {
+    // The library embeds the eBPF object, so nothing compiles without it.
+    ebpf()?;
+    // In the profile and the folder that tests have built the library in.
+    let mut cargo = deps::cargo();
+    cargo
+        .args([
+            "build",
+            "--package",
+            "tracer",
+            "--example",
+            "sample",
+            "--target-dir",
+        ])
+        .arg(ws::target());
+    ws::capture_all(&mut cargo)?;
+    Ok(ws::target().join("debug/examples/sample"))
+}
+
 fn output(name: &str) -> PathBuf {
     ws::target().join(HOST).join("release").join(name)
 }

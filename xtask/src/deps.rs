@@ -185,6 +185,18 @@ pub(crate) fn kernel_build() -> Result<()> {
     apt.install(&missing, "building the oracle kernel")
 }
 
+/// What counts the instructions of a program.
+pub(crate) fn valgrind() -> Result<PathBuf> {
+    const NAME: &str = "valgrind";
+    if let Some(path) = ws::in_path(NAME) {
+        return Ok(path);
+    }
+    let apt = Apt::open(Suites::Machine)?;
+    apt.refresh()?;
+    apt.install(&[NAME], "counting instructions")?;
+    ws::in_path(NAME).with_context(|| format!("{NAME} was installed but brought no {NAME}"))
+}
+
 /// A static busybox, unpacked into the cache and not installed.
 pub(crate) fn busybox() -> Result<PathBuf> {
     const PACKAGE: &str = "busybox-static";

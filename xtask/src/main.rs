@@ -9,6 +9,7 @@ mod deny;
 mod deps;
 mod dist;
 mod fuzz;
+mod instructions;
 mod kernels;
 mod oracle;
 mod peers;
@@ -64,6 +65,8 @@ enum Task {
     Dist(dist::DistArgs),
     /// Hand made-up input to every parser, guided by coverage, for as long as you like
     Fuzz(fuzz::FuzzArgs),
+    /// Count the instructions that an event takes when a recording is read, and fail if they have become more
+    Instructions(instructions::InstructionsArgs),
     /// Check the crates of other people: licences, sources, versions, build scripts, compiler, advisories
     Deny,
     /// Check the rules about the source that no compiler holds
@@ -107,6 +110,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => return bench::run(&args),
         Task::Dist(args) => dist::run(&args)?,
         Task::Fuzz(args) => return fuzz::run(&args),
+        Task::Instructions(args) => instructions::command(&args)?,
         Task::Deny => deny::command()?,
         Task::Tidy => tidy::check()?,
         Task::Vm(task) => return vm_cli::run(&task),

@@ -84,6 +84,9 @@ kinds! {
     /// `handle_mm_fault` returned.
     FaultEnd = 33, "fault_end", Vma;
 
+    /// A lock was held, from its acquire to now: one event for both, with `--mode holds`; see [`super::HoldFacts`].
+    Hold = 34, "hold", Vma;
+
     /// A task made another one: `arg` is its tid, `vm_refcnt` its process, `mm` its address space.
     TaskFork = 40, "task_fork", Vma;
     /// A task runs another program: `mm` is its new address space, `arg` the tid that it had before.

@@ -96,6 +96,9 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
         whole.missed += losses.missed;
         whole.marks += losses.marks;
         whole.stacks += losses.stacks;
+        for (why, number) in &losses.unpaired {
+            *whole.unpaired.entry(why.clone()).or_default() += number;
+        }
     }
     let reason = if interrupted { "interrupt" } else { "merge" };
     let summary = writer.finish(&numbers.losses(&whole), reason)?;

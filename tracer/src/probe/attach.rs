@@ -21,6 +21,7 @@ use tracer_common::wire::MAX_SITES;
 use crate::cgroup::Cgroup;
 use crate::info::UnseenInfo;
 use crate::kernel::{Facts, Lockdown};
+use crate::mode::Mode;
 use crate::range::Range;
 
 /// The object with all programs, built by `cargo xtask build-ebpf`.
@@ -51,6 +52,12 @@ pub struct Options {
     pub user_symbols: bool,
     /// Keep temporary readers from leaving for so long, in nanoseconds.
     pub linger_ns: u32,
+    /// How much comes out of the kernel.
+    pub mode: Mode,
+    /// With holds alone: only those that lasted so long, in nanoseconds.
+    pub holds_from_ns: u64,
+    /// Sum up besides, whatever the mode.
+    pub sums: bool,
     /// Let the programs log.
     pub log: bool,
     /// Load and attach what would be recorded with, but let it make no event.
@@ -322,7 +329,12 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     let cgroup = options.cgroup.as_ref();
     let (cgroup_from, cgroup_to) = cgroup.map_or((0, 0), |cgroup| cgroup.depth());
     let cgroup = cgroup.map_or(0, |cgroup| cgroup.id);
+    let filter_tasks = filter_pids | filter_tids | filter_comm | on(cgroup != 0);
     let (addr_start, addr_end) = options.addr.map_or((0, 0), |addr| (addr.start, addr.end));
+    let streams = on(options.mode == Mode::Stream);
+    let pairs = on(options.mode != Mode::Stream || options.sums);
+    let holds = on(options.mode == Mode::Holds);
+    let summary = on(options.mode == Mode::Summary || options.sums);
     let log_level: u8 = if options.log {
         aya_log::Level::Debug as u8
     } else {
@@ -343,6 +355,7 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     loader
         .override_global("FILTER_KINDS", &options.kinds, true)
         .override_global("FILTER_SELF", &options.exclude_pid, true)
+        .override_global("FILTER_TASKS", &filter_tasks, true)
         .override_global("FILTER_PIDS", &filter_pids, true)
         .override_global("FILTER_TIDS", &filter_tids, true)
         .override_global("FILTER_COMM", &filter_comm, true)
@@ -353,6 +366,11 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
         .override_global("ADDR_START", &addr_start, true)
         .override_global("ADDR_END", &addr_end, true)
         .override_global("LINGER_NS", &options.linger_ns, true)
+        .override_global("STREAM", &streams, true)
+        .override_global("PAIRS", &pairs, true)
+        .override_global("HOLDS", &holds, true)
+        .override_global("HOLDS_FROM_NS", &options.holds_from_ns, true)
+        .override_global("SUMMARY", &summary, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("EVENTS", options.ring_bytes);
     // Memory for what this run does not use would only cost time.
@@ -368,13 +386,17 @@ fn load(plan: &Plan, btf: &Btf, loader: EbpfLoader<'static>, options: &Options) 
     if plan.globals.bytes.contains(&("MARKS", 0)) {
         loader.map_max_entries("TASKS", 1);
     }
+    if pairs == 0 {
+        loader.map_max_entries("PAIRED", 1);
+    }
     if filter_pids == 0 {
         loader.map_max_entries("PIDS", 1);
     }
     let cpus = cpus()? as u32;
     loader
         .map_max_entries("COUNTERS", cpus)
-        .map_max_entries("SITES", cpus * MAX_SITES);
+        .map_max_entries("SITES", cpus * MAX_SITES)
+        .map_max_entries("SUMS", if pairs == 0 { 1 } else { cpus });
     loader
         .load(OBJECT)
         .context("cannot create the maps of the probes")

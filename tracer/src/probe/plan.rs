@@ -10,6 +10,7 @@ use super::points::{self, Seen};
 use super::ways::{Ways, Why};
 use crate::info::{Family, SiteInfo, UnseenInfo};
 use crate::kernel::{Facts, Layout};
+use crate::mode::Mode;
 use crate::text::{Kprobe, Operation, Sites};
 
 /// What to attach, how, why, and what stays unseen.
@@ -104,6 +105,8 @@ pub struct Wishes {
     pub unwanted: u64,
     /// Take stacks of waits and holds from this length on, in nanoseconds.
     pub stacks_from_ns: Option<u64>,
+    /// How much comes out of the kernel: what only shows more than that is left out.
+    pub mode: Mode,
     /// Keep readers in narrow places for a while: only to provoke states of the lock.
     pub linger: bool,
 }
@@ -228,6 +231,9 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
         return Err(Refusal::NoTracepoints { release: release() });
     };
 
+    // What is brought together in the kernel takes nothing from lockdep, which tells of acquires before its checks.
+    let pared = wishes.clone().pared();
+    let wishes = &pared;
     let ways = Ways::new(facts, wishes);
     let rows: Vec<(&Row, Placed)> = ROWS.iter().map(|row| (row, place(facts, &ways, row))).collect();
     let possible = |program: &str| {
@@ -250,7 +256,8 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
         sites: vec![SiteInfo::default(); site::FIRST_DYNAMIC as usize],
         unseen: Vec::new(),
         globals: globals(facts, args.write),
-        twice: facts.is_preemptible(),
+        // A run that is skipped leaves a beginning without an end, or an end without a beginning, which is counted.
+        twice: facts.is_preemptible() && wishes.mode == Mode::Stream,
         points: Vec::new(),
         elsewhere: Vec::new(),
     };
@@ -260,19 +267,20 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
         Err(_) => points::StandIn::unread(&seen, possible("vma_refcount_put")),
     };
     for (row, placed) in rows {
-        let needed = match row.program {
-            "bad_area" => stand_in.bad_area,
-            "area_free" => stand_in.area_free,
-            "vma_refcount_put" | "vma_start_read_return" | "vma_start_read_entry" => {
-                found.is_err() && !seen.lockdep
-            }
-            "lockdep_acquire" | "lockdep_release" => seen.lockdep || wishes.truth,
-            "write_start" | "write_acquire" => seen.write || !plan.has_points_of(Kind::VmaWriteAcquire),
-            "mark_detached" => seen.detach,
-            "task_exit" | "task_exec" | "task_fork" => wishes.has(row.operation),
-            "sched_switch" | "sched_waking" | "sched_wakeup" => wishes.has_scheduler(),
-            _ => true,
-        };
+        let needed = wishes.mode.needs(row.operation)
+            && match row.program {
+                "bad_area" => stand_in.bad_area,
+                "area_free" => stand_in.area_free,
+                "vma_refcount_put" | "vma_start_read_return" | "vma_start_read_entry" => {
+                    found.is_err() && !seen.lockdep
+                }
+                "lockdep_acquire" | "lockdep_release" => seen.lockdep || wishes.truth,
+                "write_start" | "write_acquire" => seen.write || !plan.has_points_of(Kind::VmaWriteAcquire),
+                "mark_detached" => seen.detach,
+                "task_exit" | "task_exec" | "task_fork" => wishes.has(row.operation),
+                "sched_switch" | "sched_waking" | "sched_wakeup" => wishes.has_scheduler(),
+                _ => true,
+            };
         match placed {
             Placed::At(attach) if needed => plan.add(row, attach, wishes.truth),
             Placed::Unseen(mut why) if needed => {
@@ -291,6 +299,7 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
         plan.derive_releases();
     }
     plan.tell_unseen(family, found, &seen, &ways);
+    plan.pare(wishes.mode);
     let told = plan.has("vma_start_read_return");
     super::lockdep::add(&mut plan, facts, wishes);
     plan.add_marks(seen.lockdep, wishes);

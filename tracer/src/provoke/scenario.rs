@@ -341,7 +341,7 @@ fn idle_holder(team: &Team) -> anyhow::Result<()> {
 const PROCESSES: usize = 3;
 
 fn recycle(team: &Team) -> anyhow::Result<()> {
-    // At this point the process has one thread, so that its children may do what they like.
+    // At this point the process has one thread, none is on its way out, so that its children may do what they like.
     let mut children = Vec::new();
     for _ in 1..PROCESSES {
         children.push(sys::fork(|| i32::from(storm(team).is_err()))?);

@@ -157,6 +157,7 @@ const fn is_of_vma(kind: Kind) -> bool {
             | Kind::SchedIn
             | Kind::SchedWake
             | Kind::Stack
+            | Kind::Hold
     )
 }
 

@@ -124,7 +124,8 @@ impl Team {
             .collect()
     }
 
-    /// Runs `work` on every thread, with its number, until the time is over; each `work` looks at that itself.
+    /// Runs `work` on every thread, with its number, until the time is over; each `work` looks at that itself. Afterwards
+    /// none of the threads is left, not even on its way out: whoever forks then takes over no lock that one of them holds.
     ///
     /// # Errors
     /// The first of the threads'.
@@ -148,6 +149,7 @@ impl Team {
         let over = AtomicBool::new(false);
         let failure = Mutex::new(None);
         thread::scope(|scope| {
+            let mut members = Vec::with_capacity(threads);
             for index in 0..threads {
                 let (over, failure, work) = (&over, &failure, &work);
                 let member = move || {
@@ -164,11 +166,14 @@ impl Team {
                     tally.deliver(self.counts);
                 };
                 let builder = thread::Builder::new().name(format!("provoke-{index}"));
-                if let Err(error) = builder.spawn_scoped(scope, member) {
-                    over.store(true, Ordering::Relaxed);
-                    return Err(error).with_context(|| {
-                        format!("cannot start thread {index} of {threads}; give fewer --threads")
-                    });
+                match builder.spawn_scoped(scope, member) {
+                    Ok(member) => members.push(member),
+                    Err(error) => {
+                        over.store(true, Ordering::Relaxed);
+                        return Err(error).with_context(|| {
+                            format!("cannot start thread {index} of {threads}; give fewer --threads")
+                        });
+                    }
                 }
             }
             let until = Instant::now() + self.duration;
@@ -184,6 +189,12 @@ impl Team {
                 thread::sleep(left.min(Duration::from_millis(20)));
             }
             over.store(true, Ordering::Relaxed);
+            // The scope itself waits only until their work is done.
+            for member in members {
+                if let Err(panic) = member.join() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
             Ok(())
         })?;
         match failure

@@ -17,7 +17,7 @@ use crate::stacks::{Stack, Stacks};
 use crate::state::Meta;
 
 /// The columns, in order.
-pub const COLUMNS: [&str; 41] = [
+pub const COLUMNS: [&str; 42] = [
     "ts_ns",
     "cpu",
     "seq",
@@ -56,6 +56,7 @@ pub const COLUMNS: [&str; 41] = [
     "preempted",
     "of",
     "length_ns",
+    "waited_ns",
     "stack",
     "user_stack",
     "site",
@@ -132,15 +133,9 @@ impl<W: Write> CsvWriter<W> {
 
     fn by_kind(&mut self, event: &Event) {
         let kind = event.kind;
-        let is_mmap = matches!(
-            kind,
-            Kind::MmapStart | Kind::MmapAcquire | Kind::MmapFail | Kind::MmapRelease
-        );
-        self.flag(is_mmap.then_some(event.is_write()));
-        let is_end = kind == Kind::FaultEnd;
-        let is_fault = is_end || kind == Kind::FaultBegin;
-        self.optional(is_fault.then_some(event.fault_flags()));
-        self.optional(is_end.then_some(event.fault_result()));
+        self.flag(event.writes());
+        self.optional(event.flags_of_fault());
+        self.optional(event.result_of_fault());
         let has_errno = matches!(
             kind,
             Kind::VmaReadFail | Kind::VmaWriteFail | Kind::VmaReadRefused
@@ -171,8 +166,8 @@ impl<W: Write> CsvWriter<W> {
             self.flag(is_out.then_some(event.sched_out_is(bit)));
         }
         self.name(event.stack_of().map_or("", Kind::name));
-        let is_stack = kind == Kind::Stack;
-        self.optional(is_stack.then_some(event.body.vm_end));
+        self.optional(event.length_ns());
+        self.optional(event.waited_ns());
         let (kernel, user) = event.stacks();
         self.frames(stacks.get(kernel));
         self.frames(stacks.get(user));

@@ -159,18 +159,9 @@ impl<W: Write> JsonlWriter<W> {
     /// The fields that mean something for some kinds only; `null` for the others.
     fn append_by_kind(&mut self, event: &Event) {
         let line = &mut self.line;
-        match event.kind {
-            Kind::MmapStart | Kind::MmapAcquire | Kind::MmapFail | Kind::MmapRelease => {
-                flag(line, b",\"write\":", event.is_write());
-            }
-            _ => line.extend_from_slice(b",\"write\":null"),
-        }
-        let is_end = event.kind == Kind::FaultEnd;
-        let is_fault = is_end || event.kind == Kind::FaultBegin;
-        let flags = u64::from(event.fault_flags());
-        optional(line, b",\"fault_flags\":", is_fault.then_some(flags));
-        let result = u64::from(event.fault_result());
-        optional(line, b",\"result\":", is_end.then_some(result));
+        maybe(line, b",\"write\":", event.writes());
+        optional(line, b",\"fault_flags\":", event.flags_of_fault().map(u64::from));
+        optional(line, b",\"result\":", event.result_of_fault().map(u64::from));
         let has_errno = matches!(
             event.kind,
             Kind::VmaReadFail | Kind::VmaWriteFail | Kind::VmaReadRefused
@@ -203,11 +194,11 @@ impl<W: Write> JsonlWriter<W> {
     /// What tasks do beside their locks, and stacks.
     fn append_tasks(&mut self, event: &Event) {
         let line = &mut self.line;
-        if !event.is_about_tasks() {
+        if !event.is_about_tasks() && event.kind != Kind::Hold {
             // Most events: all at once.
             line.extend_from_slice(
                 b",\"other_pid\":null,\"other_tid\":null,\"last\":null,\"state\":null,\"iowait\":null,\"reclaim\":null,\
-                  \"preempted\":null,\"of\":null,\"length_ns\":null,\"stack\":null,\"user_stack\":null",
+                  \"preempted\":null,\"of\":null,\"length_ns\":null,\"waited_ns\":null,\"stack\":null,\"user_stack\":null",
             );
             return;
         }
@@ -240,8 +231,8 @@ impl<W: Write> JsonlWriter<W> {
             Some(kind) => string(line, kind.name().as_bytes()),
             None => line.extend_from_slice(b"null"),
         }
-        let is_stack = event.kind == Kind::Stack;
-        optional(line, b",\"length_ns\":", is_stack.then_some(event.body.vm_end));
+        optional(line, b",\"length_ns\":", event.length_ns());
+        optional(line, b",\"waited_ns\":", event.waited_ns());
         let (kernel, user) = event.stacks();
         for (name, number) in [(&b",\"stack\":"[..], kernel), (b",\"user_stack\":", user)] {
             line.extend_from_slice(name);
@@ -397,6 +388,9 @@ mod tests {
             "state": null, "iowait": null, "reclaim": null, "preempted": null, "of": null,
             "length_ns": null, "stack": null, "user_stack": null, "site": "handle_mm_fault",
         });
+        let mut expected = expected;
+        // One field more than the macro takes.
+        expected["waited_ns"] = serde_json::Value::Null;
         assert_eq!(found, [expected]);
     }
 
@@ -507,7 +501,7 @@ mod tests {
         let found = lines(&events, Addresses::hashed());
         for (line, kind) in found.iter().zip(Kind::ALL) {
             assert_eq!(line["kind"], json!(kind.name()));
-            assert_eq!(line.as_object().unwrap().len(), 41);
+            assert_eq!(line.as_object().unwrap().len(), 42);
         }
     }
 }

@@ -166,15 +166,9 @@ impl Exporter for ParquetWriter {
         row.text(meta.hold.map(|start| start.provenance as usize));
         row.int64(known.and_then(|start| start.bound_ns));
         let kind = event.kind;
-        let is_mmap = matches!(
-            kind,
-            Kind::MmapStart | Kind::MmapAcquire | Kind::MmapFail | Kind::MmapRelease
-        );
-        row.flag(is_mmap.then(|| event.is_write()));
-        let is_end = kind == Kind::FaultEnd;
-        let is_fault = is_end || kind == Kind::FaultBegin;
-        row.int32(is_fault.then(|| u32::from(event.fault_flags())));
-        row.int32(is_end.then(|| u32::from(event.fault_result())));
+        row.flag(event.writes());
+        row.int32(event.flags_of_fault().map(u32::from));
+        row.int32(event.result_of_fault().map(u32::from));
         let has_errno = matches!(
             kind,
             Kind::VmaReadFail | Kind::VmaWriteFail | Kind::VmaReadRefused
@@ -200,7 +194,8 @@ impl Exporter for ParquetWriter {
             row.flag(is_out.then(|| event.sched_out_is(bit)));
         }
         row.text(event.stack_of().map(|of| of as usize));
-        row.int64((kind == Kind::Stack).then_some(event.body.vm_end));
+        row.int64(event.length_ns());
+        row.int64(event.waited_ns());
         row.text(kernel);
         row.text(user);
         let site = header.site as usize;

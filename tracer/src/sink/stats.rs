@@ -188,6 +188,8 @@ pub struct Events {
     pub dropped_at: Vec<DroppedAt>,
     /// Runs of probes that the kernel skipped.
     pub missed: u64,
+    /// Beginnings and ends that did not find each other in the kernel, with `--mode holds`, by why, those that occurred.
+    pub unpaired: BTreeMap<String, u64>,
     /// Events that came out of order, late or twice, or are of unknown kinds.
     pub odd: Odd,
     /// By kind, all kinds.

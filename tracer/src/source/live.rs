@@ -16,12 +16,14 @@ use super::{Poll, Source};
 use crate::clock;
 use crate::info::{Anchor, CpuLosses, KernelInfo, Losses, SourceInfo};
 use crate::kernel::Facts;
+use crate::mode::Mode;
 use crate::probe::attach::{self, Attached};
 use crate::probe::cost::Meter;
 use crate::probe::mapped::Mapped;
 use crate::probe::{self, Found, Plan, Wishes};
 use crate::sink::address::Addresses;
 use crate::stacks::Stacks;
+use crate::sums::Sums;
 
 /// How long a quiet ring is left alone. The kernel wakes us earlier if it fills up.
 const NAP: Duration = Duration::from_millis(10);
@@ -44,6 +46,8 @@ pub struct Live {
     counters: Mapped,
     /// `SiteCounters` by CPU and site.
     sites: Mapped,
+    /// `CpuSummary` by CPU, if the kernel sums up.
+    sums: Option<Mapped>,
     info: SourceInfo,
     received: Vec<u64>,
     /// Skipped runs before events were wanted.
@@ -53,6 +57,7 @@ pub struct Live {
     missed: u64,
     watermark_ns: u64,
     stopped: bool,
+    end_ns: Option<u64>,
     undecodable: u64,
     framer: Framer,
     meter: Meter,
@@ -99,6 +104,8 @@ impl Live {
             map("COUNTERS", false)?,
             map("SITES", false)?,
         );
+        let sums = (options.mode != Mode::Stream || options.sums).then(|| map("SUMS", false));
+        let sums = sums.transpose()?;
         let cpus = attach::cpus()?;
         let missed_before = attach::missed(&attached);
         // All is in place: from here on events are wanted.
@@ -113,11 +120,13 @@ impl Live {
             enabled,
             counters,
             sites,
+            sums,
             info: info(facts, plan, options, wishes, filters, cpus, start),
             received: vec![0; cpus],
             missed: 0,
             watermark_ns: start.monotonic_ns,
             stopped: false,
+            end_ns: None,
             undecodable: 0,
             framer,
             meter: Meter::new(facts.lockdep.is_none()),
@@ -136,6 +145,17 @@ impl Live {
     /// How many instructions the verifier looked at in each program that is loaded, by name.
     pub fn verified(&self) -> BTreeMap<String, u32> {
         attach::verified(&self.attached)
+    }
+
+    /// What the kernel has summed up by now, if it does.
+    pub fn sums(&self) -> Option<Sums> {
+        let sums = self.sums.as_ref()?;
+        Some(Sums::of_words(sums.count(), |cpu, word| sums.word(cpu, word)))
+    }
+
+    /// When the probes were told to make no more events; now, if they were not.
+    pub fn end_ns(&self) -> u64 {
+        self.end_ns.unwrap_or_else(clock::monotonic_ns)
     }
 
     /// Adds a process to those that are recorded.
@@ -281,6 +301,7 @@ impl Source for Live {
             if let Err(error) = self.enabled.set(0) {
                 log::warn!("probes will end one by one, not at once: {error:#}");
             }
+            self.end_ns = Some(clock::monotonic_ns());
             // What runs now ends soon, and takes its notes away.
             std::thread::sleep(Duration::from_millis(2));
             let left = attach::notes_left(&self.attached.ebpf);
@@ -311,6 +332,7 @@ impl Source for Live {
             marks: self.at(site::MARKS, DROPPED),
             stacks: self.at(site::FRAMES, DROPPED),
             crowded: 0,
+            unpaired: self.sums().map(|sums| sums.unpaired()).unwrap_or_default(),
             dropped_at: self.dropped_at(),
             costs: self.meter.costs().clone(),
         })

@@ -84,6 +84,13 @@ impl<S: Source> Sieved<S> {
     }
 }
 
+impl<S> Sieved<S> {
+    /// The source itself.
+    pub fn inner(&self) -> &S {
+        &self.source
+    }
+}
+
 impl<S: Source> Source for Sieved<S> {
     fn info(&self) -> &SourceInfo {
         self.source.info()

@@ -284,7 +284,7 @@ impl Engine {
     }
 }
 
-fn origin(counters: &mut super::TaskCounters, user: bool) -> &mut Faults {
+pub(super) fn origin(counters: &mut super::TaskCounters, user: bool) -> &mut Faults {
     if user {
         &mut counters.user_faults
     } else {

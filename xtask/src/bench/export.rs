@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{Row, thousands};
-use crate::{build, deps, ui, ws};
+use crate::{build, ui, ws};
 
 pub(super) const EXPORT: &str = "export";
 pub(super) const JSONL: &str = "export-jsonl";
@@ -54,7 +54,12 @@ pub(super) fn run() -> Result<Vec<Row>> {
     let scratch = ws::Scratch::new(Some(&ws::target().join("bench")))?;
     let recording = scratch.path().join("big.rec");
     ui::step("export: making a recording of 10 million events", || {
-        make(&recording)
+        ws::capture(
+            Command::new(build::sample()?)
+                .arg(&recording)
+                .arg(EVENTS.to_string()),
+        )
+        .map(drop)
     })?;
     let bytes = fs::metadata(&recording).context("big.rec")?.len();
     let mut rows = Vec::new();
@@ -120,23 +125,6 @@ fn row(name: &'static str, required: Option<f64>, runs: &[Run]) -> Row {
         notes: notes.collect(),
         figures: json!({"runs": all, "required_events_per_s": required}),
     }
-}
-
-fn make(recording: &Path) -> Result<()> {
-    let mut cargo = deps::cargo();
-    cargo
-        .args([
-            "build",
-            "--package",
-            "tracer",
-            "--example",
-            "sample",
-            "--target-dir",
-        ])
-        .arg(ws::target());
-    ws::capture_all(&mut cargo)?;
-    let sample = ws::target().join("debug/examples/sample");
-    ws::capture(Command::new(sample).arg(recording).arg(EVENTS.to_string())).map(drop)
 }
 
 fn export(tracer: &Path, recording: &Path, format: &str, scratch: &Path) -> Result<Run> {

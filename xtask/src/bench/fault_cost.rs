@@ -25,11 +25,38 @@ const MOST_OF_HISTOGRAM: f64 = 2.5;
 const MOST_OF_NONE: f64 = 1.6;
 
 const TRACER: &str = "tracer";
+const BOTH: &str = "both";
+const HOLDS: &str = "holds";
+const SUMMARY: &str = "summary";
 const HISTOGRAM: &str = "histogram";
 
 /// Who looks at the faults, in the order in which they have their turns.
-static OBSERVERS: [Observer; 3] = [
+static OBSERVERS: [Observer; 6] = [
     tracer(TRACER, "tracer record, all probes", "tracer record -o /tmp/f"),
+    tracer(
+        BOTH,
+        "tracer record, two events a fault",
+        "tracer record -o /tmp/f --only vma_read_acquire,vma_read_release,fault_end",
+    ),
+    Observer {
+        read: said::tracer_holds,
+        ..tracer(
+            HOLDS,
+            "tracer record, mode holds",
+            "tracer record --mode holds -o /tmp/f",
+        )
+    },
+    Observer {
+        // It says nothing before its end; to sleep costs nothing.
+        ready: "sleep 20",
+        tell: "cat /tmp/said",
+        read: said::tracer_sums,
+        ..tracer(
+            SUMMARY,
+            "tracer stats, mode summary",
+            "tracer stats --mode summary --json",
+        )
+    },
     // Acquire and release of the same lock, paired in the kernel: the least that tells how long it was held.
     bpftrace(
         HISTOGRAM,
@@ -387,7 +414,9 @@ mod tests {
             let took = Took { cpu, wall: 2.0 * cpu };
             Storms(vec![took; 3])
         };
-        let all = OBSERVERS.iter().zip([tracer, histogram, 8100.0]);
+        let all = OBSERVERS
+            .iter()
+            .zip([tracer, 9000.0, 8500.0, 8400.0, histogram, 8100.0]);
         let all = all.map(|(observer, cpu)| Cost {
             observer,
             storms: storms(cpu),

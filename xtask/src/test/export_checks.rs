@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::report::Report;
-use crate::{build, consumers, deps, dist, ui, ws};
+use crate::{build, consumers, dist, ui, ws};
 
 /// What the checks work on.
 struct Place {
@@ -74,22 +74,9 @@ fn again(name: &str) -> String {
 impl Place {
     fn new() -> Result<Self> {
         let tracer = build::tracer()?;
-        // In the profile and the folder that the tests before have built it in.
-        let mut cargo = deps::cargo();
-        cargo
-            .args([
-                "build",
-                "--package",
-                "tracer",
-                "--example",
-                "sample",
-                "--target-dir",
-            ])
-            .arg(ws::target());
-        ws::capture_all(&mut cargo)?;
         let scratch = ws::Scratch::new(None)?;
         let sample = scratch.path().join("sample.rec");
-        ws::capture(Command::new(ws::target().join("debug/examples/sample")).arg(&sample))?;
+        ws::capture(Command::new(build::sample()?).arg(&sample))?;
         consumers::python()?;
         Ok(Self {
             tracer,

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::guests::{Ctx, Evidence, On, Scenario, expect};
 use super::tracer_checks::{Event, balanced, events, json, number, waits_are_seen};
+use crate::ui;
 use crate::vm::Outcome;
 
 /// Scenarios of filters.
@@ -78,10 +79,12 @@ fn filters(ctx: &Ctx) -> Result<Outcome> {
          kill $w $c; wait $w $c
          tracer record $quick -o only.rec --only mmap_acquire,mmap_release -- workload mprotect > /dev/null; did $? only
          tracer record $quick -o comm.rec --comm w-writer -- workload holder > /dev/null; did $? comm
-         for what in hold wait; do
+         for what in hold wait; do for try in 1 2 3 4; do
            tracer record $quick -o $what.rec --min-$what 300ms -- workload holder --kind write -p 4096 -d 1500 --json > $what.truth
            did $? $what; tracer stats --json $what.rec > $what.json; did $? stats
-         done")
+           # Where the kernel skipped runs of probes, what was under way stays, however short.
+           grep -q '\"missed\": 0' $what.json && break
+         done; done")
 }
 
 fn said_number(e: &Evidence, file: &str) -> Result<u64> {
@@ -172,14 +175,23 @@ fn by_thread(events: &[Event]) -> BTreeMap<u64, Vec<&Event>> {
     threads
 }
 
-/// What was left out has left no hole.
-fn is_whole(e: &Evidence, what: &str) -> Result<()> {
+/// What was left out has left no hole. Tells whether all of it is known: of what was under way when the kernel skipped a
+/// probe's run, or when an event was dropped, nobody knows how long it lasted, so it stays.
+fn is_whole(e: &Evidence, what: &str) -> Result<bool> {
     e.succeeded()?;
     let stats = json(&e.out_text(&format!("{what}.json"))?)?;
     let of = |at: &str| number(&stats, at);
     expect("missing", &of("/events/missing")?, &of("/events/dropped")?)?;
     expect("anomalies", &of("/anomalies/total")?, &0)?;
-    balanced(&stats)
+    balanced(&stats)?;
+    let uncertain = of("/events/missed")? + of("/events/dropped")?;
+    if uncertain > 0 {
+        ui::line(&format!(
+            "       {}: with --min-{what} {uncertain} events or runs of probes were lost in each of four tries, so short ones may stay",
+            e.ctx.name
+        ));
+    }
+    Ok(uncertain == 0)
 }
 
 fn truth(e: &Evidence, what: &str) -> Result<Value> {
@@ -187,10 +199,10 @@ fn truth(e: &Evidence, what: &str) -> Result<Value> {
 }
 
 fn by_hold(e: &Evidence) -> Result<()> {
-    is_whole(e, "hold")?;
+    let is_certain = is_whole(e, "hold")?;
     let events = events(e, "hold.rec")?;
     let threads = by_thread(&events);
-    for (tid, events) in &threads {
+    for (tid, events) in threads.iter().filter(|_| is_certain) {
         let begin = events.iter().map(|event| event.ts_ns).min().unwrap_or_default();
         let end = events.iter().map(|event| event.ts_ns).max().unwrap_or_default();
         ensure!(
@@ -218,9 +230,9 @@ fn by_hold(e: &Evidence) -> Result<()> {
 }
 
 fn by_wait(e: &Evidence) -> Result<()> {
-    is_whole(e, "wait")?;
+    let is_certain = is_whole(e, "wait")?;
     let events = events(e, "wait.rec")?;
-    for (tid, events) in by_thread(&events) {
+    for (tid, events) in by_thread(&events).into_iter().filter(|_| is_certain) {
         let mut events = events;
         events.sort_by_key(|event| event.ts_ns);
         let longest = events

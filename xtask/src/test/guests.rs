@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::report::Report;
 use super::{
     accuracy_checks, check_checks, contention_checks, cost_checks, dist_checks, doctor_checks, filter_checks,
-    provoke_checks, sched_checks, screen_checks, tracer_checks, vm_checks, watch_checks,
+    modes_checks, provoke_checks, sched_checks, screen_checks, tracer_checks, vm_checks, watch_checks,
 };
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
@@ -174,12 +174,16 @@ impl Evidence {
             end(&outcome.stdout),
             end(&outcome.stderr)
         );
-        // Where the scripts put what the recorder said.
+        // Where the scripts put what the recorder said, and where each task was when something hung.
         if let Ok(said) = std::fs::read(self.ctx.out().join("err"))
             && !said.is_empty()
         {
             story.push_str("\nend of /out/err:\n");
             story.push_str(&end(&said));
+        }
+        if let Ok(said) = std::fs::read(self.ctx.out().join("hang")) {
+            story.push_str("\n/out/hang:\n");
+            story.push_str(&crate::vm::plain(&String::from_utf8_lossy(&said)));
         }
         for more in outcome
             .trouble()
@@ -238,6 +242,7 @@ fn jobs(only: &str) -> Vec<Job> {
             .chain(cost_checks::SCENARIOS)
             .chain(tracer_checks::SCENARIOS)
             .chain(filter_checks::SCENARIOS)
+            .chain(modes_checks::SCENARIOS)
             .chain(watch_checks::SCENARIOS)
             .chain(sched_checks::SCENARIOS)
             .chain(contention_checks::SCENARIOS)

@@ -11,6 +11,7 @@ mod export_checks;
 mod filter_checks;
 mod guests;
 mod libtest;
+mod modes_checks;
 mod provoke_checks;
 mod report;
 mod sched_checks;
@@ -29,7 +30,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::deny::{self, Advisories};
-use crate::{build, deps, tidy, ui, ws};
+use crate::{build, deps, instructions, tidy, ui, ws};
 use report::Report;
 
 #[derive(Debug, Args)]
@@ -60,6 +61,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         lints(&report);
     }
     let only = args.only.as_deref().unwrap_or_default();
+    if args.only.is_none() {
+        count_instructions(&report);
+    }
     export_checks::run(&report, only);
     // Where only exports are asked for, no machine boots; a name that nothing has is told there.
     let exports_alone = !export_checks::names(only).is_empty() && guests::names(only).is_empty();
@@ -144,6 +148,22 @@ fn lints(report: &Report) {
             },
         );
     }
+}
+
+/// What an event costs when a recording is read.
+fn count_instructions(report: &Report) {
+    step(
+        report,
+        "instructions an event",
+        "cargo xtask instructions",
+        || {
+            let counts = instructions::count()?;
+            for line in instructions::lines(&counts) {
+                ui::line(&format!("       {line}"));
+            }
+            instructions::check(&counts)
+        },
+    );
 }
 
 /// The crates of other people.

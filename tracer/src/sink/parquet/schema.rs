@@ -60,7 +60,7 @@ const EVENTS: &str = "message event {
     optional binary reason (STRING); optional int64 missing; optional int64 gap_from_ns; optional int64 gap_to_ns;
     optional int32 other_pid; optional int32 other_tid; optional boolean last; optional int32 state;
     optional boolean iowait; optional boolean reclaim; optional boolean preempted;
-    optional binary of (STRING); optional int64 length_ns;
+    optional binary of (STRING); optional int64 length_ns; optional int64 waited_ns;
     optional binary stack (STRING); optional binary user_stack (STRING); optional binary site (STRING);
 }";
 

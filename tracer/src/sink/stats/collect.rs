@@ -34,6 +34,13 @@ pub(super) fn events(inputs: &Inputs<'_>) -> Events {
         dropped: inputs.losses.dropped(),
         dropped_at: dropped_at(inputs),
         missed: inputs.losses.missed,
+        // A recording can have any names.
+        unpaired: inputs
+            .losses
+            .unpaired
+            .iter()
+            .map(|(why, &number)| (outside::plain(why).into_owned(), number))
+            .collect(),
         odd: Odd {
             disordered: order.disordered,
             late: order.late,

@@ -37,7 +37,7 @@ pub struct ProgramReport {
 }
 
 impl ProbesReport {
-    pub(super) fn new(costs: &ProbeCosts) -> Option<Self> {
+    pub(crate) fn new(costs: &ProbeCosts) -> Option<Self> {
         let mut programs: Vec<_> = costs
             .programs
             .iter()

@@ -197,6 +197,14 @@ impl<W: Write> Page<'_, W> {
             count(events.missing),
             count(events.missed)
         )?;
+        if !events.unpaired.is_empty() {
+            let all: Vec<String> = events
+                .unpaired
+                .iter()
+                .map(|(why, &number)| format!("{} {}", count(number), why.replace('_', " ")))
+                .collect();
+            writeln!(self.out, "       in no hold: {}", all.join(", "))?;
+        }
         if !report.filters.is_empty() {
             writeln!(self.out, "only   {}", fit(&report.filters.join(" "), 73))?;
         }

@@ -73,12 +73,24 @@ limit --copy 100000 > /out/copy.json || exit 1
 const FURTHER: f64 = 1000.0;
 
 /// Goals of ours: who, in which operation, how much of what whom adds. They are compared in instructions.
-const GOALS: [Goal; 5] = [
+const GOALS: [Goal; 7] = [
     Goal {
         who: "tracer",
         whom: "bpftrace-histogram",
         operation: "fault",
         most: 0.7,
+    },
+    Goal {
+        who: "tracer-holds",
+        whom: "bpftrace-histogram",
+        operation: "fault",
+        most: 0.5,
+    },
+    Goal {
+        who: "tracer-summary",
+        whom: "bpftrace-histogram",
+        operation: "fault",
+        most: 0.4,
     },
     Goal {
         who: "tracer",

@@ -91,7 +91,7 @@ const PRINT: &str = "bpftrace -e '
 /// Those that are the limit stand last.
 pub(super) const LIMITS: usize = 5;
 
-pub(super) static ALL: [Observer; 15] = [
+pub(super) static ALL: [Observer; 17] = [
     ours("tracer", "tracer record", "tracer record -o /tmp/f"),
     Observer {
         read: said::tracer_without_faults,
@@ -99,6 +99,25 @@ pub(super) static ALL: [Observer; 15] = [
             "tracer-mmap",
             "tracer record, mmap_lock only",
             "tracer record -o /tmp/f --only mmap_start,mmap_acquire,mmap_fail,mmap_release,mmap_downgrade",
+        )
+    },
+    Observer {
+        read: said::tracer_holds,
+        ..ours(
+            "tracer-holds",
+            "tracer record, mode holds",
+            "tracer record -o /tmp/f --mode holds",
+        )
+    },
+    Observer {
+        // It says nothing before its end.
+        ready: "sleep 20",
+        tell: "cat /tmp/said",
+        read: said::tracer_sums,
+        ..ours(
+            "tracer-summary",
+            "tracer stats, mode summary",
+            "tracer stats --mode summary --json",
         )
     },
     Observer {

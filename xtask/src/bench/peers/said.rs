@@ -54,6 +54,33 @@ pub(in crate::bench) fn tracer_without_faults(said: &str) -> Result<Seen> {
     })
 }
 
+/// The same of `--mode holds`: an event for each hold of either lock.
+pub(in crate::bench) fn tracer_holds(said: &str) -> Result<Seen> {
+    let stats: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
+    let holds = stats["events"]["by_kind"]["hold"].as_u64().unwrap_or(0);
+    Ok(Seen {
+        events: None,
+        holds: Some(holds),
+        faults: Some(holds),
+        lost: lost_by_tracer(said)?.values().sum(),
+    })
+}
+
+/// `tracer stats --mode summary --json`.
+pub(in crate::bench) fn tracer_sums(said: &str) -> Result<Seen> {
+    let sums: Value = serde_json::from_str(said).context("what `tracer stats` said")?;
+    let holds = |lock: &str| sums["holds"][lock]["count"].as_u64();
+    let mmap = ["mmap_read", "mmap_write"].map(holds).into_iter().flatten();
+    Ok(Seen {
+        events: None,
+        holds: Some(mmap.sum()),
+        faults: Some(holds("vma_read").context("the sums have no holds of VMAs")?),
+        lost: sums["lost"]["missed"]
+            .as_u64()
+            .context("the sums tell of nothing lost")?,
+    })
+}
+
 /// Histograms of bpftrace, in JSON.
 pub(in crate::bench) fn bpftrace_histogram(said: &str) -> Result<Seen> {
     let values = said
