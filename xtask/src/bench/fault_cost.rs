@@ -19,10 +19,13 @@ pub(super) const FAULT_COST: &str = "fault-cost";
 /// How often each has its turn.
 const ROUNDS: usize = 3;
 
-/// Instructions that tracer may add to a fault, as a multiple of what bpftrace's histogram adds.
-const MOST_OF_HISTOGRAM: f64 = 2.5;
-/// Instructions of a traced fault, as a multiple of those of an untraced one.
-const MOST_OF_NONE: f64 = 1.6;
+/// Instructions that tracer adds to a fault as of now, by what it was asked for. To add more has to be meant, and written down
+/// here.
+const ADDED: [(&str, f64); 4] = [(TRACER, 2676.0), (BOTH, 1967.0), (HOLDS, 976.0), (SUMMARY, 768.0)];
+/// How much more is tolerated, in percent: the next release of the kernel has other code around probes.
+const TOLERATED: f64 = 10.0;
+/// What it shall add at most, as a multiple of what bpftrace's histogram adds: goals.
+const GOALS: [(&str, f64); 3] = [(BOTH, 0.7), (HOLDS, 0.5), (SUMMARY, 0.4)];
 
 const TRACER: &str = "tracer";
 const BOTH: &str = "both";
@@ -256,23 +259,47 @@ impl Costs {
     }
 
     /// A traced fault's instructions by an untraced one's.
-    pub(crate) fn by_none(&self) -> Result<f64> {
+    fn by_none(&self) -> Result<f64> {
         Ok(self.of(TRACER)?.cpu() / self.untraced())
     }
 
-    /// What tracer adds by what bpftrace's histogram adds.
-    pub(crate) fn by_histogram(&self) -> Result<f64> {
+    /// What one of ours adds by what bpftrace's histogram adds.
+    fn by_histogram(&self, name: &str) -> Result<f64> {
         let theirs = self.added(HISTOGRAM)?;
         ensure!(
             theirs > 0.0,
             "a fault under bpftrace's histogram took no longer than an untraced one: it was not measured"
         );
-        Ok(self.added(TRACER)? / theirs)
+        Ok(self.added(name)? / theirs)
     }
 
-    /// Is it within what is tolerated?
-    pub(crate) fn tolerable(&self) -> Result<bool> {
-        Ok(self.by_none()? <= MOST_OF_NONE && self.by_histogram()? <= MOST_OF_HISTOGRAM)
+    /// What takes more than is tolerated, a line each.
+    pub(crate) fn too_much(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for (name, known) in ADDED {
+            let added = self.added(name)?;
+            if added > known * (1.0 + TOLERATED / 100.0) {
+                lines.push(format!(
+                    "{}: adds {} instructions to a fault instead of {}",
+                    self.of(name)?.observer.label,
+                    whole(added),
+                    whole(known)
+                ));
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Goals, reached or not, a line each.
+    fn goals(&self) -> Result<Vec<String>> {
+        let goal = |(name, most): (&str, f64)| {
+            let (ours, label) = (self.by_histogram(name)?, self.of(name)?.observer.label);
+            let reached = if ours <= most { "reached" } else { "not reached" };
+            Ok(format!(
+                "goal: {label} adds at most {most} × what bpftrace's histogram adds: {ours:.2} ×, {reached}"
+            ))
+        };
+        GOALS.into_iter().map(goal).collect()
     }
 
     /// In a line.
@@ -281,13 +308,17 @@ impl Costs {
             "{} instructions a fault with all probes, {:.2} × untraced; adds {:.2} × what bpftrace's histogram adds",
             whole(self.of(TRACER)?.cpu()),
             self.by_none()?,
-            self.by_histogram()?
+            self.by_histogram(TRACER)?
         ))
     }
 
     /// What is required, in a line.
-    pub(crate) fn required() -> String {
-        format!("at most {MOST_OF_NONE} × untraced, adds at most {MOST_OF_HISTOGRAM} × bpftrace's histogram")
+    fn required() -> String {
+        let added = ADDED.map(|(name, known)| format!("{name} {}", whole(known)));
+        format!(
+            "adds at most {TOLERATED} % more than is written down: {}",
+            added.join(", ")
+        )
     }
 
     /// A table, a line each.
@@ -355,8 +386,9 @@ impl Costs {
         }
         Ok(json!({
             "faults_a_storm": TURNS.times, "modes": modes, "places": self.places,
-            "by_none": self.by_none()?, "by_none_most": MOST_OF_NONE,
-            "by_histogram": self.by_histogram()?, "by_histogram_most": MOST_OF_HISTOGRAM,
+            "by_none": self.by_none()?, "by_histogram": self.by_histogram(TRACER)?,
+            "written_down": BTreeMap::from(ADDED), "tolerated_percent": TOLERATED,
+            "goals_by_histogram": BTreeMap::from(GOALS),
             "everybody_by_none": self.of(TRACER)?.storms.median().wall / self.none.median().wall,
         }))
     }
@@ -366,6 +398,9 @@ impl Costs {
 pub(super) fn run() -> Result<Vec<Row>> {
     let (costs, versions) = measure(&TURNS)?;
     let mut notes = costs.table()?;
+    notes.extend(costs.goals()?);
+    let too_much = costs.too_much()?;
+    notes.extend(too_much.iter().cloned());
     notes.push(format!("compared with {}", versions.join(", ")));
     let mut figures = costs.json()?;
     figures["peers"] = json!(versions);
@@ -373,7 +408,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
         name: FAULT_COST,
         measured: costs.summary()?,
         required: Some(Costs::required()),
-        met: costs.tolerable()?,
+        met: too_much.is_empty(),
         method: "7.3 guest, 1 CPU, 1 instruction = 1 ns; the same storm of anonymous faults with tracer and bpftrace in turns, each beside nobody",
         notes,
         figures,
@@ -432,8 +467,13 @@ mod tests {
     fn ratios_are_of_what_is_added() {
         let costs = costs(10_000.0, 9000.0);
         assert_eq!(costs.by_none().unwrap(), 1.25);
-        assert_eq!(costs.by_histogram().unwrap(), 2.0);
-        assert!(costs.tolerable().unwrap());
+        assert_eq!(costs.by_histogram(TRACER).unwrap(), 2.0);
+        assert_eq!(costs.by_histogram(SUMMARY).unwrap(), 0.4);
+        let goals = costs.goals().unwrap();
+        assert!(
+            goals[0].ends_with("1.00 ×, not reached") && goals[2].ends_with("0.40 ×, reached"),
+            "{goals:?}"
+        );
         let table = costs.table().unwrap().join("\n");
         assert!(
             table.contains("10,000") && table.contains("2.00") && table.contains("7 by kprobe"),
@@ -442,22 +482,33 @@ mod tests {
     }
 
     #[test]
-    fn too_much_of_either_is_not_tolerated() {
-        assert!(!costs(13_000.0, 12_000.0).tolerable().unwrap());
-        assert!(!costs(10_600.0, 9000.0).tolerable().unwrap());
+    fn much_more_than_is_written_down_is_told() {
+        assert!(costs(10_900.0, 9000.0).too_much().unwrap().is_empty());
+        let told = costs(11_000.0, 9000.0).too_much().unwrap();
+        assert_eq!(
+            told,
+            ["tracer record, all probes: adds 3,000 instructions to a fault instead of 2,676"]
+        );
     }
 
     #[test]
     fn a_peer_that_costs_nothing_was_not_there() {
-        let error = costs(10_000.0, 8000.0).by_histogram().unwrap_err().to_string();
+        let error = costs(10_000.0, 8000.0)
+            .by_histogram(TRACER)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not measured"), "{error}");
     }
 
     #[test]
     fn who_saw_too_little_is_found_out() {
+        let read = |name: &str, said: &str| {
+            let observer = OBSERVERS.iter().find(|one| one.name == name).unwrap();
+            (observer.read)(said).and_then(|seen| saw_all(seen, 25_600))
+        };
         let tracer = |ends: u64, dropped: u64| {
             let stats = json!({"events": {"dropped": dropped, "missing": 0, "missed": 0, "by_kind": {"fault_end": ends}}});
-            saw_all((OBSERVERS[0].read)(&stats.to_string()).unwrap(), 25_600)
+            read(TRACER, &stats.to_string())
         };
         assert!(tracer(25_600, 0).is_ok());
         assert!(tracer(25_599, 0).is_err());
@@ -467,10 +518,7 @@ mod tests {
         let hist = |last: u64| {
             let data = json!({"type": "hist", "data": {"@held": [
                 {"min": 1024, "max": 2047, "count": 600}, {"min": 2048, "max": 4095, "count": last}]}});
-            saw_all(
-                (OBSERVERS[1].read)(&format!("{attached}{data}\n")).unwrap(),
-                25_600,
-            )
+            read(HISTOGRAM, &format!("{attached}{data}\n"))
         };
         assert!(hist(25_000).is_ok());
         assert!(hist(24_999).is_err());
@@ -478,8 +526,22 @@ mod tests {
             "{attached}{}\n",
             json!({"type": "map", "data": {"@faults": 25_600}})
         );
-        assert!(saw_all((OBSERVERS[2].read)(&counter).unwrap(), 25_600).is_ok());
-        assert!(saw_all((OBSERVERS[2].read)(attached).unwrap(), 25_600).is_err());
+        assert!(read("counter", &counter).is_ok());
+        assert!(read("counter", attached).is_err());
+        let holds = |holds: u64| {
+            let stats =
+                json!({"events": {"dropped": 0, "missing": 0, "missed": 0, "by_kind": {"hold": holds}}});
+            read(HOLDS, &stats.to_string())
+        };
+        assert!(holds(25_600).is_ok());
+        assert!(holds(25_599).is_err());
+        let sums = |count: u64, missed: u64| {
+            let sums = json!({"holds": {"vma_read": {"count": count}}, "lost": {"missed": missed}});
+            read(SUMMARY, &sums.to_string())
+        };
+        assert!(sums(25_600, 0).is_ok());
+        assert!(sums(25_599, 0).is_err());
+        assert!(sums(25_600, 1).is_err());
     }
 
     #[test]
