@@ -151,8 +151,8 @@ impl Event {
         event.body.arg = match facts.fault {
             Some((flags, result)) => (flags as u32) << 16 | result as u32,
             None => {
-                (facts.to_reader as u32) * hold_arg::TO_READER
-                    | (facts.from_writer as u32) * hold_arg::FROM_WRITER
+                ((facts.to_reader as u32) * hold_arg::TO_READER)
+                    | ((facts.from_writer as u32) * hold_arg::FROM_WRITER)
             }
         };
         event

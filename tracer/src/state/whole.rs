@@ -129,7 +129,7 @@ mod tests {
         let mut starts = Vec::new();
         let mut take = |engine: &mut Engine, event: &Event| {
             engine.apply(event, &mut |_, meta| {
-                starts.push(meta.hold.map(|start| start.since_ns))
+                starts.push(meta.hold.map(|start| start.since_ns));
             });
         };
         take(&mut engine, &event(1_000, fault));
