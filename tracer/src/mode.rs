@@ -140,13 +140,15 @@ mod tests {
 
     #[test]
     fn what_has_no_events_is_not_shown_by_who_needs_them() {
-        for command in ["top", "check", "serve"] {
-            let said = misuse_of(&[command, "--mode", "summary"]).unwrap();
+        let serve = &["serve", "--listen", "127.0.0.1:9"][..];
+        for words in [&["top"], &["check"], serve] {
+            let command = words[0];
+            let said = misuse_of(&[words, &["--mode", "summary"]].concat()).unwrap();
             assert!(
                 said.contains(command) && said.contains("tracer stats --mode summary"),
                 "{said}"
             );
-            assert_eq!(misuse_of(&[command, "--mode", "stream"]), None);
+            assert_eq!(misuse_of(&[words, &["--mode", "stream"]].concat()), None);
         }
         assert!(misuse_of(&["--mode", "summary"]).unwrap().contains("top"));
         assert!(

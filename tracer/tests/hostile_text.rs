@@ -239,7 +239,7 @@ fn check_jsonl(said: &Said) {
     let mut found = std::collections::BTreeSet::new();
     for line in said.text().lines() {
         let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert_eq!(value.as_object().unwrap().len(), 41, "{line}");
+        assert_eq!(value.as_object().unwrap().len(), 42, "{line}");
         found.insert(value["comm"].as_str().unwrap().to_owned());
     }
     // Nothing of them is lost.
@@ -367,7 +367,7 @@ fn check_all(said: &Said) {
             check_packed(said);
             return;
         }
-        "csv" => check_csv(said, Some(41)),
+        "csv" => check_csv(said, Some(42)),
         "jsonl" => check_jsonl(said),
         "folded" => check_folded(said),
         "flamegraph" => check_markup(said, &["svg", "title", "rect", "text", "g"]),

@@ -173,7 +173,7 @@ const STACKS: &[(usize, &[&str])] = &[
             "write_start_again",
         ],
     ),
-    (256, &["point", "point_breakpoint"]),
+    (224, &["point", "point_breakpoint"]),
     (
         352,
         &[

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::apt::{Apt, Suites};
-use crate::ws;
+use crate::{deps, ws};
 
 /// Python packages, by name and version, so that a test says the same on every machine.
 const PACKAGES: &[(&str, &str)] = &[
@@ -77,17 +77,11 @@ fn base_python() -> Result<PathBuf> {
     if let Some(found) = ws::in_path("python3").filter(|path| able(path)) {
         return Ok(found);
     }
-    debian(
+    deps::debian(
         &["python3", "python3-venv"],
         "reading exports with other people's programs",
     )?;
     ws::in_path("python3").context("the package python3 was installed but brought no python3")
-}
-
-fn debian(packages: &[&str], why: &str) -> Result<()> {
-    let apt = Apt::open(Suites::Machine)?;
-    apt.refresh()?;
-    apt.install(packages, why)
 }
 
 /// A program that a Debian package brings, which is installed if it is not there.
@@ -95,7 +89,7 @@ pub(crate) fn installed(program: &str, package: &str) -> Result<PathBuf> {
     if let Some(path) = ws::in_path(program) {
         return Ok(path);
     }
-    debian(&[package], &format!("{program}, which reads exports,"))?;
+    deps::debian(&[package], &format!("{program}, which reads exports,"))?;
     ws::in_path(program)
         .with_context(|| format!("the package {package} was installed but brought no {program}"))
 }

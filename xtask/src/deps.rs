@@ -180,9 +180,14 @@ pub(crate) fn kernel_build() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    debian(&missing, "building the oracle kernel")
+}
+
+/// Installs packages of the machine's own release.
+pub(crate) fn debian(packages: &[&str], why: &str) -> Result<()> {
     let apt = Apt::open(Suites::Machine)?;
     apt.refresh()?;
-    apt.install(&missing, "building the oracle kernel")
+    apt.install(packages, why)
 }
 
 /// What counts the instructions of a program.
@@ -191,9 +196,7 @@ pub(crate) fn valgrind() -> Result<PathBuf> {
     if let Some(path) = ws::in_path(NAME) {
         return Ok(path);
     }
-    let apt = Apt::open(Suites::Machine)?;
-    apt.refresh()?;
-    apt.install(&[NAME], "counting instructions")?;
+    debian(&[NAME], "counting instructions")?;
     ws::in_path(NAME).with_context(|| format!("{NAME} was installed but brought no {NAME}"))
 }
 

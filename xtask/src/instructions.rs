@@ -4,14 +4,15 @@
 //! program that ships, on two recordings that differ in length only: what they differ by is the price of the events between.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::table::{self, Table};
 use crate::{build, deps, ui, ws};
 
 #[derive(Debug, Args)]
@@ -42,17 +43,23 @@ const MANY: u64 = 150_000;
 
 /// How much more than in the table is tolerated, in percent: another processor has other instructions to copy memory
 /// with.
-const TOLERATED: f64 = 5.0;
+const TOLERATED: u32 = 5;
 
 /// Instructions an event, by stage.
-pub(crate) type Counts = BTreeMap<String, f64>;
+type Counts = BTreeMap<String, f64>;
 
-fn table() -> PathBuf {
-    ws::root().join("tracer/tests/fixtures/instructions.json")
+const TABLE: Table = Table("tracer/tests/fixtures/instructions.json");
+
+/// What is written down.
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    /// What compiled the program: another one makes other instructions of it.
+    compiler: String,
+    instructions: Counts,
 }
 
 /// Counts, one stage after the other.
-pub(crate) fn count() -> Result<Counts> {
+fn count() -> Result<Counts> {
     let valgrind = deps::valgrind()?;
     let tracer = build::tracer()?;
     let sample = build::sample()?;
@@ -94,11 +101,8 @@ pub(crate) fn count() -> Result<Counts> {
 fn events_of(tracer: &Path, recording: &Path) -> Result<i64> {
     let said = ws::capture(Command::new(tracer).args(["info", "--json"]).arg(recording))?;
     let info: Value = serde_json::from_str(&said).context("what `tracer info` said")?;
-    let events = info
-        .pointer("/events")
-        .or_else(|| info.pointer("/events/received"));
-    events
-        .and_then(Value::as_i64)
+    info["events"]
+        .as_i64()
         .with_context(|| format!("`tracer info` tells no events: {said}"))
 }
 
@@ -127,78 +131,52 @@ fn instructions(said: &str) -> Option<i64> {
     line.rsplit(' ').next()?.replace(',', "").parse().ok()
 }
 
-/// Holds what was counted against the table.
-pub(crate) fn check(counts: &Counts) -> Result<()> {
-    let known = read()?;
-    let differ = differ(&known, counts);
+/// The compiler that builds the program.
+fn compiler() -> Result<String> {
+    let said = ws::capture(Command::new("rustc").arg("--version").current_dir(ws::root()))?;
+    Ok(said.trim().to_owned())
+}
+
+/// Counts, tells that beside what is written down, and fails where it has become more.
+pub(crate) fn check() -> Result<()> {
+    let written: Written = TABLE.read()?;
+    let counts = count()?;
+    for (name, count) in &counts {
+        let known = written.instructions.get(name);
+        let known = known.map_or_else(String::new, |known| format!(", {known} are written down"));
+        ui::line(&format!("       {name}: {count} instructions an event{known}"));
+    }
+    let differ = table::differ(&written.instructions, &counts, TOLERATED);
     ensure!(
         differ.is_empty(),
-        "an event takes other instructions than {} says:\n{}\nif that is how it has to be: `cargo xtask instructions --write`",
-        table().strip_prefix(ws::root()).unwrap_or(&table()).display(),
-        differ.join("\n")
+        "an event takes other instructions than {} says:\n{}\ncompiled by {} there, by {} here; if that is how it has to be: \
+         `cargo xtask instructions --write`",
+        TABLE.0,
+        differ.join("\n"),
+        written.compiler,
+        compiler()?
     );
     Ok(())
 }
 
-fn read() -> Result<Counts> {
-    let path = table();
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
-}
-
-/// What is not as known, a line each. To take less is no fault.
-fn differ(known: &Counts, counted: &Counts) -> Vec<String> {
-    let mut differ = Vec::new();
-    for (name, count) in counted {
-        match known.get(name) {
-            None => differ.push(format!("{name}: {count}, and it is not in there")),
-            Some(known) if *count > known * (1.0 + TOLERATED / 100.0) => differ.push(format!(
-                "{name}: {count} instead of {known}, more than {TOLERATED} % above"
-            )),
-            Some(_) => {}
-        }
-    }
-    let gone = known.keys().filter(|name| !counted.contains_key(*name));
-    differ.extend(gone.map(|name| format!("{name}: not counted, and it is in there")));
-    differ
-}
-
-/// A line for each stage, with the table's count where there is one.
-pub(crate) fn lines(counts: &Counts) -> Vec<String> {
-    let known = read().unwrap_or_default();
-    let line = |(name, count): (&String, &f64)| {
-        let known = known.get(name).map(|known| format!(" ({known} in the table)"));
-        format!(
-            "{name}: {count} instructions an event{}",
-            known.unwrap_or_default()
-        )
-    };
-    counts.iter().map(line).collect()
-}
-
 /// Counts, and holds that against the table, or writes it there.
 pub(crate) fn command(args: &InstructionsArgs) -> Result<()> {
-    let counts = count()?;
-    for line in lines(&counts) {
-        ui::line(&line);
-    }
     if !args.write {
-        return check(&counts);
+        return check();
     }
-    let path = table();
-    let text = serde_json::to_string_pretty(&counts).context("writing JSON")?;
-    fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
+    let (compiler, instructions) = (compiler()?, count()?);
+    for (name, count) in &instructions {
+        ui::line(&format!("{name}: {count} instructions an event"));
+    }
+    TABLE.write(&Written {
+        compiler,
+        instructions,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn of(list: &[(&str, f64)]) -> Counts {
-        list.iter()
-            .map(|(name, count)| ((*name).to_owned(), *count))
-            .collect()
-    }
 
     #[test]
     fn the_count_is_found() {
@@ -210,22 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn more_than_is_tolerated_is_told() {
-        let known = of(&[("a", 100.0), ("b", 100.0), ("c", 100.0)]);
-        assert!(differ(&known, &of(&[("a", 105.0), ("b", 100.0), ("c", 1.0)])).is_empty());
-        assert_eq!(
-            differ(&known, &of(&[("a", 105.1), ("b", 100.0), ("new", 1.0)])),
-            [
-                "a: 105.1 instead of 100, more than 5 % above",
-                "new: 1, and it is not in there",
-                "c: not counted, and it is in there",
-            ]
-        );
-    }
-
-    #[test]
     fn the_table_has_every_stage() {
-        let known = read().unwrap();
+        let Written {
+            instructions: known, ..
+        } = TABLE.read().unwrap();
         let stages: Vec<_> = STAGES.iter().map(|(name, _)| *name).collect();
         assert_eq!(known.len(), stages.len());
         assert!(

@@ -14,6 +14,7 @@ mod kernels;
 mod oracle;
 mod peers;
 mod rustlex;
+mod table;
 mod test;
 mod tidy;
 mod ui;

@@ -4,8 +4,6 @@
 //! kernel that nobody tried; one that suddenly takes much more than it did is looked at before that.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,11 +11,12 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::kernels::{self, FAMILIES, ORACLE};
+use crate::table::{self, Table};
+use crate::ui;
 use crate::vm::{Guest, Tools};
-use crate::{ui, ws};
 
 /// How much more a program may take than the table says, in percent: a kernel's next release looks at some a little longer.
-const TOLERATED: u64 = 25;
+const TOLERATED: u32 = 25;
 
 /// Instructions that a verifier looked at, by program.
 pub(crate) type Counts = BTreeMap<String, u64>;
@@ -28,15 +27,7 @@ pub(crate) struct VerifierArgs {
     kernels: Vec<String>,
 }
 
-fn table() -> PathBuf {
-    ws::root().join("tracer/tests/fixtures/verified.json")
-}
-
-fn read() -> Result<Value> {
-    let path = table();
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
-}
+const TABLE: Table = Table("tracer/tests/fixtures/verified.json");
 
 /// What `tracer doctor --json` says of programs.
 pub(crate) fn counts(report: &Value) -> Result<Counts> {
@@ -56,49 +47,24 @@ pub(crate) fn counts(report: &Value) -> Result<Counts> {
 
 /// Holds what was counted on a kernel against the table.
 pub(crate) fn check(kernel: &str, seen: &Counts) -> Result<()> {
-    let table = read()?;
+    let table: Value = TABLE.read()?;
     let known = &table[kernel]["programs"];
     let known: Counts = serde_json::from_value(known.clone())
         .ok()
-        .with_context(|| format!("{} has no kernel {kernel}; {}", table_name(), again(kernel)))?;
-    let differ = differ(&known, seen);
+        .with_context(|| format!("{} has no kernel {kernel}; {}", TABLE.0, again(kernel)))?;
+    let differ = table::differ(&known, seen, TOLERATED);
     ensure!(
         differ.is_empty(),
         "the verifier's work is not what {} says:\n{}\nif that is how it has to be: {}",
-        table_name(),
+        TABLE.0,
         differ.join("\n"),
         again(kernel)
     );
     Ok(())
 }
 
-fn table_name() -> String {
-    let path = table();
-    path.strip_prefix(ws::root())
-        .unwrap_or(&path)
-        .display()
-        .to_string()
-}
-
 fn again(kernel: &str) -> String {
     format!("`cargo xtask vm verifier {kernel}` writes it down")
-}
-
-/// What is not as known, a line each. To take less is no fault.
-fn differ(known: &Counts, seen: &Counts) -> Vec<String> {
-    let mut differ = Vec::new();
-    for (name, count) in seen {
-        match known.get(name) {
-            None => differ.push(format!("{name}: {count}, and it is not in there")),
-            Some(known) if count * 100 > known * (100 + TOLERATED) => differ.push(format!(
-                "{name}: {count} instead of {known}, more than {TOLERATED} % above"
-            )),
-            Some(_) => {}
-        }
-    }
-    let gone = known.keys().filter(|name| !seen.contains_key(*name));
-    differ.extend(gone.map(|name| format!("{name}: not loaded, and it is in there")));
-    differ
 }
 
 /// Boots kernels one after the other, and writes down what their verifiers say.
@@ -147,8 +113,7 @@ pub(crate) fn summary(counts: &Counts) -> String {
 }
 
 fn write(kernel: &str, version: &str, counts: &Counts) -> Result<()> {
-    let path = table();
-    let mut table = if path.exists() { read()? } else { json!({}) };
+    let mut table = if TABLE.exists() { TABLE.read()? } else { json!({}) };
     // Of a kernel that is built here the version is a path.
     let version = if version.contains('/') {
         "built here"
@@ -156,47 +121,26 @@ fn write(kernel: &str, version: &str, counts: &Counts) -> Result<()> {
         version
     };
     table[kernel] = json!({"version": version, "programs": counts});
-    let text = serde_json::to_string_pretty(&table).context("writing JSON")?;
-    fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
+    TABLE.write(&table)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(list: &[(&str, u64)]) -> Counts {
-        list.iter()
-            .map(|(name, count)| ((*name).to_owned(), *count))
-            .collect()
-    }
-
     #[test]
     fn what_a_kernel_says_is_read() {
         let report = json!({"programs": [{"name": "a", "verified": 7}]});
-        assert_eq!(counts(&report).unwrap(), of(&[("a", 7)]));
+        assert_eq!(counts(&report).unwrap(), Counts::from([("a".to_owned(), 7)]));
         for wrong in [json!({}), json!({"programs": [{"name": "a"}]})] {
             assert!(counts(&wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn more_work_than_is_tolerated_is_told() {
-        let known = of(&[("a", 100), ("b", 100), ("c", 100)]);
-        assert!(differ(&known, &of(&[("a", 125), ("b", 100), ("c", 1)])).is_empty());
-        assert_eq!(
-            differ(&known, &of(&[("a", 126), ("b", 100), ("new", 1)])),
-            [
-                "a: 126 instead of 100, more than 25 % above",
-                "new: 1, and it is not in there",
-                "c: not loaded, and it is in there",
-            ]
-        );
-    }
-
-    #[test]
     fn the_table_has_known_kernels_and_no_program_near_the_end() {
         // That all kernels are in there is for the check on each to see.
-        let table = read().unwrap();
+        let table: Value = TABLE.read().unwrap();
         let table = table.as_object().unwrap();
         assert!(!table.is_empty());
         for (kernel, told) in table {

@@ -61,9 +61,6 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         lints(&report);
     }
     let only = args.only.as_deref().unwrap_or_default();
-    if args.only.is_none() {
-        count_instructions(&report);
-    }
     export_checks::run(&report, only);
     // Where only exports are asked for, no machine boots; a name that nothing has is told there.
     let exports_alone = !export_checks::names(only).is_empty() && guests::names(only).is_empty();
@@ -148,21 +145,11 @@ fn lints(report: &Report) {
             },
         );
     }
-}
-
-/// What an event costs when a recording is read.
-fn count_instructions(report: &Report) {
     step(
         report,
         "instructions an event",
         "cargo xtask instructions",
-        || {
-            let counts = instructions::count()?;
-            for line in instructions::lines(&counts) {
-                ui::line(&format!("       {line}"));
-            }
-            instructions::check(&counts)
-        },
+        instructions::check,
     );
 }
 
