@@ -18,6 +18,8 @@ use crate::kernels::Kernel;
 use crate::vm_out::{Event, receive};
 use crate::{build, cpio, deps, ws};
 
+/// A guest that has not come up after this has hung: it takes seconds, and half a minute with the largest of roots.
+const UP: Duration = Duration::from_secs(240);
 /// The status of a guest that was killed at its timeout, as timeout(1) has it.
 pub(crate) const TIMED_OUT: u8 = 124;
 /// The status of a guest that stopped without having run its command to the end: panic, reset, no init.
@@ -140,6 +142,12 @@ impl Outcome {
             plain(&String::from_utf8_lossy(&self.stderr))
         );
         Ok(())
+    }
+
+    /// The guest never came up: the emulator hung or went away before the kernel had said a word to us. That says nothing of
+    /// what was to be run in it.
+    pub(crate) fn never_came_up(&self) -> bool {
+        self.release.is_empty() && (self.timed_out || self.crashed)
     }
 
     /// One sentence about a guest that did not end by itself, with the end of its console.
@@ -356,7 +364,7 @@ impl Guest {
         let out_dir = self.out.clone();
         let receiver = thread::spawn(move || receive(ctl, out_dir.as_deref(), &events));
 
-        let deadline = start + self.timeout;
+        let mut deadline = start + self.timeout.min(UP);
         let mut counts = None;
         let mut done = false;
         loop {
@@ -366,6 +374,7 @@ impl Guest {
                 Ok(Event::Hello(release)) => {
                     outcome.release = release;
                     outcome.boot = start.elapsed();
+                    deadline = start + self.timeout;
                 }
                 Ok(Event::Note(note)) => outcome.notes.push(note),
                 Ok(Event::KernelWarning(line)) => outcome.kernel_warnings.push(line),

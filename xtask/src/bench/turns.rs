@@ -292,7 +292,11 @@ impl Frame {
         } else {
             format!("{} CPUs", guest.smp)
         };
-        let outcome = ui::step(&format!("guest {KERNEL}: {label}, {how}"), || guest.sh(script))?;
+        let label = format!("guest {KERNEL}: {label}, {how}");
+        let mut outcome = ui::step(&label, || guest.sh(script))?;
+        if outcome.never_came_up() {
+            outcome = ui::step(&format!("{label}, again: it did not come up"), || guest.sh(script))?;
+        }
         let ended = outcome.ended_well();
         ended
             .and_then(|()| read(scratch.path()))

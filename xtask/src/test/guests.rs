@@ -432,19 +432,13 @@ fn boot_again(report: &Report, bad: &Failed, kernel: &Kernel, tools: &Arc<Tools>
     }
 }
 
-/// The guest never came up: the emulator hung or went away before the kernel had said a word to us. That says nothing of what is
-/// checked, so even what may never fail is looked at in another guest.
-fn never_came_up(evidence: &Evidence) -> bool {
-    let outcome = &evidence.outcome;
-    outcome.release.is_empty() && (outcome.timed_out || outcome.crashed)
-}
-
 /// Whether a guest's command ended well, and what each check says of it.
 fn verdicts(job: &Job, kernel: &Kernel, tools: &Arc<Tools>, sites: &Path) -> (bool, Vec<Result<(), String>>) {
     let mut booted = contained(|| boot(job, kernel, tools, sites));
     if let Ok(evidence) = &booted
-        && never_came_up(evidence)
+        && evidence.outcome.never_came_up()
     {
+        // So even what may never fail is looked at in another guest.
         let trouble = evidence.outcome.trouble().unwrap_or_default();
         ui::line(&format!(
             "again  vm/{}/{}: {}",

@@ -342,6 +342,8 @@ pub(super) struct Event {
     pub(super) fault_flags: u64,
     pub(super) result: u64,
     errno: u64,
+    reason: String,
+    site: String,
     pub(super) mm: String,
     pub(super) vma: String,
     pub(super) length_ns: Option<u64>,
@@ -380,6 +382,8 @@ pub(super) fn events(e: &Evidence, recording: &str) -> Result<Vec<Event>> {
             fault_flags: number("fault_flags"),
             result: number("result"),
             errno: number("errno"),
+            reason: line["reason"].as_str().unwrap_or_default().to_owned(),
+            site: line["site"].as_str().unwrap_or_default().to_owned(),
             mm: line["mm"].as_str().unwrap_or_default().to_owned(),
             vma: line["vma"].as_str().unwrap_or_default().to_owned(),
             length_ns: line["length_ns"].as_u64(),
@@ -584,8 +588,8 @@ fn equals_vmstat(e: &Evidence, counter: &str) -> Result<()> {
             "vma_lock_success" => vma_fault && event.result & VM_FAULT_RETRY == 0,
             "vma_lock_retry" => vma_fault && event.result & VM_FAULT_RETRY != 0,
             "vma_lock_abort" => event.kind == "vma_read_fail",
-            // A detached VMA, after which the walk starts again.
-            _ => event.kind == "vma_read_refused" && event.errno == EAGAIN,
+            // A detached VMA, after which the walk starts again: told by what the function returned, or by the place.
+            _ => event.kind == "vma_read_refused" && (event.errno == EAGAIN || event.reason == "detached"),
         }
     });
     expect(
@@ -604,7 +608,8 @@ fn lockdep_acquires(e: &Evidence) -> Result<()> {
     let counted = number(&witnessed(e)?, "/counted/read_acquire")?;
     ensure!(
         counted == holds + temporary,
-        "lockdep counted {counted} readers, but there are {holds} vma_read_acquire and {temporary} vma_read_temporary"
+        "lockdep counted {counted} readers, but there are {holds} vma_read_acquire and {temporary} vma_read_temporary:{}",
+        temporaries(&events, &witnessed(e)?)?
     );
     Ok(())
 }
@@ -621,9 +626,28 @@ fn lockdep_releases(e: &Evidence) -> Result<()> {
     ensure!(
         counted == holds + temporary,
         "lockdep counted {counted} releases of readers, but there are {holds} vma_read_release and {temporary} \
-         vma_read_temporary"
+         vma_read_temporary:{}",
+        temporaries(&events, &witness)?
     );
     Ok(())
+}
+
+/// Each temporary reader, and when it was there, by the clock of whoever counted.
+fn temporaries(events: &[Event], witness: &Value) -> Result<String> {
+    let (begin, end) = (number(witness, "/begin_ns")?, number(witness, "/end_ns")?);
+    let of = events.iter().filter(|event| event.kind == "vma_read_temporary");
+    let lines = of.map(|event| {
+        format!(
+            "\n  {} {} of {} at {}, {} ns after the start and {} ns before the end",
+            event.comm,
+            event.reason,
+            event.vma,
+            event.site,
+            event.ts_ns - begin,
+            end - event.ts_ns
+        )
+    });
+    Ok(lines.collect())
 }
 
 fn own_activity(e: &Evidence) -> Result<()> {

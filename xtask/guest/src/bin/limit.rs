@@ -5,6 +5,7 @@
 //! not for measurements). Whoever only wants to know what it takes to copy an event asks for `--copy`.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -105,6 +106,8 @@ struct Hooked {
     ebpf: Ebpf,
     ring: Option<RingBuf<MapData>>,
     events: u64,
+    /// Places that the kernel does not find by their names: several functions are called the same.
+    refused: Vec<String>,
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -134,7 +137,9 @@ fn run(cli: &Cli) -> Result<()> {
         false => None,
     };
     // Whoever waits for it reads this.
-    println!("{}", json!({"attached": number, "left_out": left_out}));
+    let refused: Vec<&String> = all.iter().flat_map(|one| &one.refused).collect();
+    let attached = number - refused.len();
+    println!("{}", json!({"attached": attached, "left_out": left_out, "refused": refused}));
     let mut last = false;
     loop {
         for one in &mut all {
@@ -195,6 +200,7 @@ fn attach(object: &[u8], btf: &Btf, does: Does, name: &str, hooks: &[Hook]) -> R
     let program = ebpf
         .program_mut(&program)
         .with_context(|| format!("the object has no program {program}"))?;
+    let mut refused = Vec::new();
     match first.mechanism.as_str() {
         "tp_btf" => {
             let program: &mut BtfTracePoint = program.try_into()?;
@@ -216,8 +222,11 @@ fn attach(object: &[u8], btf: &Btf, does: Does, name: &str, hooks: &[Hook]) -> R
             program.load()?;
             for hook in hooks {
                 let (function, distance) = distance(&hook.place)?;
-                let attached = program.attach(function, distance);
-                attached.with_context(|| format!("at {}", hook.place))?;
+                match program.attach(function, distance) {
+                    Ok(_) => {}
+                    Err(error) if is_ambiguous(&error) => refused.push(hook.place.clone()),
+                    Err(error) => return Err(error).with_context(|| format!("at {}", hook.place)),
+                }
             }
         }
         other => bail!("there is no program for {other}"),
@@ -233,7 +242,20 @@ fn attach(object: &[u8], btf: &Btf, does: Does, name: &str, hooks: &[Hook]) -> R
         ebpf,
         ring,
         events: 0,
+        refused,
     })
+}
+
+/// Whether the kernel has no, or more than one, function of that name. tracer says the address instead.
+fn is_ambiguous(error: &ProgramError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(one) = cause {
+        if let Some(io) = one.downcast_ref::<std::io::Error>() {
+            return matches!(io.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENOENT));
+        }
+        cause = one.source();
+    }
+    false
 }
 
 /// Of `proc_get_vma+0x1c4` both parts.
