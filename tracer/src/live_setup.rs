@@ -63,6 +63,7 @@ pub fn start(args: &LiveArgs, log: bool, output: Output) -> anyhow::Result<Start
         without: args.without.clone(),
         truth: args.truth,
         unwanted: !kinds,
+        by_address: args.addr.is_some(),
         stacks_from_ns: args.stacks.0.filter(|_| streams),
         mode: args.mode,
         linger: !args.linger.is_zero(),

@@ -60,7 +60,7 @@ mod waiting;
 mod whole;
 
 use tracer_common::site::FIRST_DYNAMIC;
-use tracer_common::wire::{Event, Kind, Provenance, flag};
+use tracer_common::wire::{Event, Kind, Provenance, Reason, flag};
 
 use crate::info::SourceInfo;
 pub use counters::{
@@ -454,8 +454,10 @@ impl Engine {
             self.unlink_wait(key, &wait);
         }
         self.tasks[t].waits.clear();
-        if self.tasks[t].open_put.take().is_some() {
-            self.book_unknown_put();
+        match self.tasks[t].open_put.take() {
+            Some(put) if put.by_lockdep => self.count_temporary(t, put.vma, Reason::Unknown),
+            Some(_) => self.book_unknown_put(),
+            None => {}
         }
     }
 

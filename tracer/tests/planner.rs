@@ -632,3 +632,85 @@ fn modes_attach_only_what_they_need() {
         }
     }
 }
+
+/// Wishes for these kinds alone.
+fn only(kinds: &[Kind]) -> Wishes {
+    Wishes {
+        unwanted: !kinds.iter().fold(0, |mask, &kind| mask | 1 << kind as u8),
+        ..Wishes::default()
+    }
+}
+
+#[test]
+fn what_shows_nothing_wanted_is_not_attached() {
+    for kernel in KERNELS {
+        let name = format!("{kernel}.json");
+        let whole = planned(&name, &Wishes::default());
+        let wishes = only(&[Kind::MmapAcquire, Kind::MmapRelease]);
+        let plan = planned(&name, &wishes);
+        let programs: Vec<&str> = plan.probes.iter().map(|probe| probe.program).collect();
+        assert!(
+            programs.contains(&"mmap_acquire") && programs.contains(&"mmap_release"),
+            "{kernel}: {programs:?}"
+        );
+        for left_out in [
+            "mmap_start",
+            "fault_begin",
+            "fault_end",
+            "lock_vma_under_rcu",
+            "sched_switch",
+        ] {
+            assert!(!programs.contains(&left_out), "{kernel}: {left_out}");
+        }
+        assert!(plan.points.is_empty(), "{kernel}: {:?}", plan.points);
+        assert!(plan.probes.len() < whole.probes.len(), "{kernel}");
+        // A number that an event could carry has a name still, and no other has.
+        for probe in &plan.probes {
+            assert!(
+                !plan.sites[probe.site as usize].operation.is_empty(),
+                "{kernel}: {}",
+                probe.program
+            );
+        }
+        let attached = plan.sites.iter().filter(|site| site.operation == "fault_end");
+        assert_eq!(attached.count(), 0, "{kernel}");
+    }
+}
+
+#[test]
+fn what_another_program_needs_to_know_stays() {
+    let begins = |wishes: &Wishes| {
+        let plan = planned("7.3.json", wishes);
+        plan.probes.iter().any(|probe| probe.program == "fault_begin")
+    };
+    let ends = only(&[Kind::FaultEnd]);
+    assert!(!begins(&ends));
+    // By address, the end of a fault is believed by how it began.
+    assert!(begins(&Wishes {
+        by_address: true,
+        ..ends.clone()
+    }));
+    // For stacks, tasks are marked from all their locks.
+    let mut stacks = only(&[Kind::FaultEnd, Kind::Stack]);
+    stacks.stacks_from_ns = Some(1_000_000);
+    assert!(begins(&stacks));
+}
+
+#[test]
+fn a_place_that_serves_failed_tries_stays_for_them() {
+    let roles = |kind: Kind| -> Vec<u8> {
+        let plan = planned("7.3.json", &only(&[kind]));
+        plan.points.iter().map(|point| point.entry.role).collect()
+    };
+    let all = planned("7.3.json", &Wishes::default());
+    let of = |role: Role| {
+        all.points
+            .iter()
+            .filter(|point| point.entry.role == role as u8)
+            .count()
+    };
+    let released = roles(Kind::VmaReadRelease);
+    assert_eq!(released.len(), of(Role::ReadRelease));
+    let temporary = roles(Kind::VmaReadTemporary);
+    assert_eq!(temporary.len(), of(Role::ReadRelease) + of(Role::ReadTemporary));
+}

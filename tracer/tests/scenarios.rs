@@ -135,9 +135,8 @@ impl Scenario {
     fn line(&mut self, line: &str) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
-            "releases" | "acquires" | "only" | "site" | "limits" | "source" | "truth" | "put" | "get" => {
-                self.set_up(&words)
-            }
+            "releases" | "acquires" | "only" | "site" | "limits" | "source" | "truth" | "put" | "get"
+            | "back" => self.set_up(&words),
             "since" => self.expect_since(&words),
             "explained" => same(
                 "reason",
@@ -243,6 +242,7 @@ impl Scenario {
                 }
             }
             ["put", number, function] => self.attach(parse(number)?, "vma_read_release", function)?,
+            ["back", number, function] => self.attach(parse(number)?, "vma_read_temporary", function)?,
             ["get", number, function] => self.attach(parse(number)?, "vma_read_acquire", function)?,
             ["truth"] => self.info.truth = true,
             ["only", kinds] => self.info.filters.push(format!("--only {kinds}")),

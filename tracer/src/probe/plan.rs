@@ -103,6 +103,8 @@ pub struct Wishes {
     pub truth: bool,
     /// Kinds that nobody wants to see, one bit by number; what shows nothing else is left out.
     pub unwanted: u64,
+    /// Faults are filtered by the address of their VMA, which may be gone at their end.
+    pub by_address: bool,
     /// Take stacks of waits and holds from this length on, in nanoseconds.
     pub stacks_from_ns: Option<u64>,
     /// How much comes out of the kernel: what only shows more than that is left out.
@@ -112,7 +114,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    fn has(&self, kind: Kind) -> bool {
+    pub(super) fn has(&self, kind: Kind) -> bool {
         self.unwanted & (1 << kind as u8) == 0
     }
 
@@ -302,7 +304,9 @@ pub fn plan(facts: &Facts, found: &Found, wishes: &Wishes) -> Result<Plan, Refus
     plan.pare(wishes.mode);
     let told = plan.has("vma_start_read_return");
     super::lockdep::add(&mut plan, facts, wishes);
-    plan.add_marks(seen.lockdep, wishes);
+    if !plan.add_marks(seen.lockdep, wishes) {
+        plan.pare_unwanted(wishes);
+    }
     plan.globals.bytes.push(("TWICE", u8::from(plan.twice)));
     plan.globals.bytes.push(("START_READ_SEEN", u8::from(told)));
     Ok(plan)
@@ -511,8 +515,8 @@ impl Plan {
         });
     }
 
-    /// Tells the programs whether to mark the tasks that hold or await a lock, and for how long.
-    fn add_marks(&mut self, by_lockdep: bool, wishes: &Wishes) {
+    /// Tells the programs whether to mark the tasks that hold or await a lock, and for how long. Tells whether they do.
+    fn add_marks(&mut self, by_lockdep: bool, wishes: &Wishes) -> bool {
         let stacks = wishes
             .stacks_from_ns
             .filter(|_| wishes.has(Kind::Stack) || self.has("sched_switch"));
@@ -537,6 +541,7 @@ impl Plan {
         self.globals
             .longs
             .push(("STACKS_FROM_NS", stacks.unwrap_or(u64::MAX)));
+        marks
     }
 
     /// Releases that no probe sees at their own place are taken from the end of the fault.

@@ -41,12 +41,8 @@ impl Engine {
     pub(super) fn vma_read_temporary(&mut self, t: u32, event: &Event) {
         let Some(address) = event.vma() else { return };
         let reason = event.reason();
-        // Taking it back was seen first, and counted as what it was.
-        let counted = self.echo == Some(address) && self.tasks[t].attempt.is_some_and(|a| a.vma == address);
         self.vma_of(event);
-        if !counted {
-            self.count_temporary(t, address, reason);
-        }
+        self.count_temporary(t, address, reason);
         for tentative in self.tasks[t].tentative.iter_mut() {
             tentative.seen |= tentative.vma == address;
         }

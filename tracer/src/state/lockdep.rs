@@ -7,7 +7,7 @@
 
 use tracer_common::wire::{Event, Kind, Provenance, Reason};
 
-use super::task::{Attempt, Start, Tentative};
+use super::task::{Attempt, OpenPut, Start, Tentative};
 use super::{Engine, Lock};
 
 /// More than so many gets at a time no task has open: the oldest is forgotten.
@@ -97,7 +97,21 @@ impl Engine {
         } else if let Some(at) = known {
             let tentative = tentative.remove(at);
             if !tentative.write && !tentative.seen {
-                self.make_temporary(t, address, event);
+                if self.sites.temporaries_have_places {
+                    // Lockdep is told right before: its own event comes next, and knows why.
+                    self.tasks[t].open_put = Some(OpenPut {
+                        vma: address,
+                        ts_ns: event.header.ts_ns,
+                        mm: event.mm().unwrap_or(0),
+                        by_lockdep: true,
+                    });
+                } else {
+                    self.vma_of(event);
+                    let mm = event.mm().unwrap_or(0);
+                    let temporary = self.make_temporary(t, (address, mm), Reason::Unknown, event);
+                    self.after
+                        .push(Self::derived(temporary, Provenance::Derived, None, None));
+                }
             }
         } else if self.echo != Some(address) {
             self.end_by_lockdep(t, address, event);
@@ -148,25 +162,40 @@ impl Engine {
         }
     }
 
-    /// A get that was taken back, and that no probe saw at its own place.
-    fn make_temporary(&mut self, t: u32, address: u64, event: &Event) {
-        self.vma_of(event);
-        self.count_temporary(t, address, Reason::Unknown);
+    /// What became of a get that was taken back, now that the task's next event is there: that should tell of it.
+    #[cold]
+    pub(super) fn resolve_taken_back(&mut self, t: u32, put: OpenPut, next: &Event) {
+        let of_it = next.vma() == Some(put.vma);
+        let reason = match next.kind {
+            Kind::VmaReadTemporary if of_it => return,
+            Kind::VmaReadRefused if of_it => next.reason(),
+            _ => Reason::Unknown,
+        };
+        let temporary = self.make_temporary(t, (put.vma, put.mm), reason, next);
+        let bound_ns = Some(next.header.ts_ns.saturating_sub(put.ts_ns));
+        self.before
+            .push(Self::derived(temporary, Provenance::Derived, bound_ns, None));
+    }
+
+    /// A get that was taken back, and that no probe saw at its own place: the event that there was not, at the time of
+    /// another one.
+    fn make_temporary(&mut self, t: u32, (vma, mm): (u64, u64), reason: Reason, event: &Event) -> Event {
+        self.count_temporary(t, vma, reason);
         self.tasks[t].attempt = Some(Attempt {
-            vma: address,
-            reason: Reason::Unknown,
+            vma,
+            reason,
             raised: true,
         });
         let hold = super::Hold {
             lock: Lock::VmaRead,
-            mm: event.mm().unwrap_or(0),
-            vma: address,
+            mm,
+            vma,
             ..super::Hold::default()
         };
         let mut temporary = self.release_event(t, event, &hold);
         temporary.kind = Kind::VmaReadTemporary;
         temporary.header.kind = Kind::VmaReadTemporary as u8;
-        self.after
-            .push(Self::derived(temporary, Provenance::Derived, None, None));
+        temporary.body.arg = (reason as u32) << 16;
+        temporary
     }
 }

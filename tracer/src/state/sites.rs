@@ -28,6 +28,8 @@ pub(super) struct Sites {
     pub acquires_observed: bool,
     /// The same for tries that were taken back.
     pub temporaries_observed: bool,
+    /// Some of those are seen at their own places.
+    pub temporaries_have_places: bool,
     /// What lockdep says counts; else it is not there, or there only to judge by.
     pub lockdep: bool,
     /// Only lockdep tells of acquires: what it was told and did not take back is a hold.
@@ -61,6 +63,13 @@ impl Sites {
             fault_end_bound_ns: user.and_then(|site| site.bound_ns),
             acquires_observed: !unseen(Kind::VmaReadAcquire),
             temporaries_observed: !unseen(Kind::VmaReadTemporary) && !unseen(Kind::VmaReadRefused),
+            temporaries_have_places: info.sites.iter().enumerate().any(|(at, site)| {
+                // A place where the lock is given back may serve tries that failed, too.
+                let shows = |kind: Kind| site.operation == kind.name();
+                site.attached
+                    && at >= site::FIRST_DYNAMIC as usize
+                    && (shows(Kind::VmaReadTemporary) || shows(Kind::VmaReadRelease))
+            }),
             lockdep,
             acquires_by_lockdep: lockdep
                 && !info

@@ -158,6 +158,8 @@ pub(super) struct OpenPut {
     pub vma: u64,
     pub ts_ns: u64,
     pub mm: u64,
+    /// Lockdep told of it, and that it is no release of a hold.
+    pub by_lockdep: bool,
 }
 
 /// One task.

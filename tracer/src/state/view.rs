@@ -271,7 +271,7 @@ impl Engine {
     pub fn open_releases(&self) -> u64 {
         self.tasks
             .iter()
-            .filter(|(_, task)| task.open_put.is_some())
+            .filter(|(_, task)| task.open_put.is_some_and(|put| !put.by_lockdep))
             .count() as u64
     }
 

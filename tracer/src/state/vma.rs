@@ -122,12 +122,17 @@ impl Engine {
             vma: address,
             ts_ns: event.header.ts_ns,
             mm: event.mm().unwrap_or(0),
+            by_lockdep: false,
         });
     }
 
     /// What became of a release without a known acquire, now that the task's next event is there.
     #[cold]
     pub(super) fn resolve_put(&mut self, t: u32, put: OpenPut, next: &Event) {
+        if put.by_lockdep {
+            self.resolve_taken_back(t, put, next);
+            return;
+        }
         let of_it = next.vma().is_none_or(|vma| vma == put.vma);
         if next.kind == Kind::VmaReadTemporary && of_it {
             return;

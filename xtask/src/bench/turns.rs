@@ -295,7 +295,9 @@ impl Frame {
         let label = format!("guest {KERNEL}: {label}, {how}");
         let mut outcome = ui::step(&label, || guest.sh(script))?;
         if outcome.never_came_up() {
-            outcome = ui::step(&format!("{label}, again: it did not come up"), || guest.sh(script))?;
+            outcome = ui::step(&format!("{label}, again: it did not come up"), || {
+                guest.sh(script)
+            })?;
         }
         let ended = outcome.ended_well();
         ended

@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::report::Report;
 use super::{
     accuracy_checks, check_checks, contention_checks, cost_checks, dist_checks, doctor_checks, filter_checks,
-    modes_checks, provoke_checks, sched_checks, screen_checks, tracer_checks, vm_checks, watch_checks,
+    modes_checks, provoke_checks, sched_checks, screen_checks, tracer_checks, truth_checks, vm_checks,
+    watch_checks,
 };
 use crate::kernels::{self, FAMILIES, Kernel, ORACLE};
 use crate::vm::{Guest, Outcome, Tools};
@@ -241,6 +242,7 @@ fn jobs(only: &str) -> Vec<Job> {
             .chain(screen_checks::SCENARIOS)
             .chain(cost_checks::SCENARIOS)
             .chain(tracer_checks::SCENARIOS)
+            .chain(truth_checks::SCENARIOS)
             .chain(filter_checks::SCENARIOS)
             .chain(modes_checks::SCENARIOS)
             .chain(watch_checks::SCENARIOS)

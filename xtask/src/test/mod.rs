@@ -19,6 +19,7 @@ mod screen_checks;
 #[cfg(test)]
 mod security;
 mod tracer_checks;
+mod truth_checks;
 mod vm_checks;
 mod watch_checks;
 

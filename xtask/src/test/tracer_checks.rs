@@ -39,25 +39,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
-        name: "truth",
-        on: On::These(&["oracle"]),
-        boot: truth,
-        checks: &[
-            ("nothing-lost", nothing_lost),
-            ("vmstat-success", |e| equals_vmstat(e, "vma_lock_success")),
-            ("vmstat-retry", |e| equals_vmstat(e, "vma_lock_retry")),
-            ("vmstat-abort", |e| equals_vmstat(e, "vma_lock_abort")),
-            ("vmstat-miss", |e| equals_vmstat(e, "vma_lock_miss")),
-            ("vmstat-by-process-and-vma", |e| {
-                super::contention_checks::faults_equal_vmstat(&stats(e)?)
-            }),
-            ("lockdep-acquires", lockdep_acquires),
-            ("lockdep-releases", lockdep_releases),
-            ("own-activity-is-told-apart", own_activity),
-            ("kernel-is-content", Evidence::kernel_is_content),
-        ],
-    },
-    Scenario {
         name: "full-ring",
         on: TRACED,
         boot: |ctx| {
@@ -250,21 +231,6 @@ fn counts(ctx: &Ctx) -> Result<Outcome> {
 }
 
 /// All of the machine, the tracer included, beside what the kernel counts itself.
-fn truth(ctx: &Ctx) -> Result<Outcome> {
-    let mut guest = ctx.guest();
-    guest.smp = 6;
-    guest.timeout = Duration::from_secs(300);
-    guest.sh("for try in 1 2 3 4 5 6; do
-           echo $try > /out/tries; rm -f /out/a.rec
-           tracer record --include-self -o /out/a.rec 2> /out/err & t=$!
-           while ! test -s /out/a.rec; do sleep 0.1; done; sleep 0.5
-           witness workload mixed --json --threads 3 > /out/witness.json || exit 1
-           sleep 0.3; kill -INT $t; wait $t
-           tracer stats --json /out/a.rec > /out/stats.json || exit 1
-           grep -q '\"missed\": 0' /out/stats.json && exit 0
-         done")
-}
-
 fn leaving(ctx: &Ctx) -> Result<Outcome> {
     ctx.guest().sh("witness --bpf > /out/before
          for how in INT TERM KILL; do
@@ -320,7 +286,7 @@ pub(super) fn number(value: &Value, at: &str) -> Result<u64> {
         .with_context(|| format!("no number at {at} in {value}"))
 }
 
-fn stats(e: &Evidence) -> Result<Value> {
+pub(super) fn stats(e: &Evidence) -> Result<Value> {
     json(&e.out_text("stats.json")?)
 }
 
@@ -341,9 +307,9 @@ pub(super) struct Event {
     pub(super) derived: bool,
     pub(super) fault_flags: u64,
     pub(super) result: u64,
-    errno: u64,
-    reason: String,
-    site: String,
+    pub(super) errno: u64,
+    pub(super) reason: String,
+    pub(super) site: String,
     pub(super) mm: String,
     pub(super) vma: String,
     pub(super) length_ns: Option<u64>,
@@ -355,7 +321,7 @@ pub(super) struct Event {
 }
 
 const FAULT_FLAG_USER: u64 = 1 << 6;
-const VM_FAULT_RETRY: u64 = 0x400;
+pub(super) const VM_FAULT_RETRY: u64 = 0x400;
 
 /// The events of a recording, as `tracer export` gives them; it runs here, on what the guest recorded.
 pub(super) fn events(e: &Evidence, recording: &str) -> Result<Vec<Event>> {
@@ -412,7 +378,7 @@ fn measured(e: &Evidence) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-fn nothing_lost(e: &Evidence) -> Result<()> {
+pub(super) fn nothing_lost(e: &Evidence) -> Result<()> {
     e.succeeded()?;
     let stats = stats(e)?;
     for what in ["dropped", "gaps", "missing", "missed"] {
@@ -562,102 +528,6 @@ fn operations_are_seen(e: &Evidence) -> Result<()> {
             &of("vma_write_start")?,
         )?;
     }
-    Ok(())
-}
-
-fn witnessed(e: &Evidence) -> Result<Value> {
-    json(e.out_text("witness.json")?.trim())
-}
-
-/// Events while the kernel counted, of all tasks.
-fn while_counted(e: &Evidence) -> Result<Vec<Event>> {
-    let witness = witnessed(e)?;
-    let (begin, end) = (number(&witness, "/begin_ns")?, number(&witness, "/end_ns")?);
-    let mut events = events(e, "a.rec")?;
-    events.retain(|event| (begin..end).contains(&event.ts_ns));
-    Ok(events)
-}
-
-fn equals_vmstat(e: &Evidence, counter: &str) -> Result<()> {
-    const FAULT_FLAG_VMA_LOCK: u64 = 1 << 12;
-    const EAGAIN: u64 = 11;
-    let events = while_counted(e)?;
-    let seen = events.iter().filter(|event| {
-        let vma_fault = event.kind == "fault_end" && event.fault_flags & FAULT_FLAG_VMA_LOCK != 0;
-        match counter {
-            "vma_lock_success" => vma_fault && event.result & VM_FAULT_RETRY == 0,
-            "vma_lock_retry" => vma_fault && event.result & VM_FAULT_RETRY != 0,
-            "vma_lock_abort" => event.kind == "vma_read_fail",
-            // A detached VMA, after which the walk starts again: told by what the function returned, or by the place.
-            _ => event.kind == "vma_read_refused" && (event.errno == EAGAIN || event.reason == "detached"),
-        }
-    });
-    expect(
-        counter,
-        &(seen.count() as u64),
-        &number(&witnessed(e)?, &format!("/counted/{counter}"))?,
-    )
-}
-
-/// lockdep counts a reader once the reference is taken; a temporary reader has one, too, and gives it back before
-/// `vma_start_read` returns: a release that no acquire of the same task stands before.
-fn lockdep_acquires(e: &Evidence) -> Result<()> {
-    let events = while_counted(e)?;
-    let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count() as u64;
-    let (holds, temporary) = (of("vma_read_acquire"), of("vma_read_temporary"));
-    let counted = number(&witnessed(e)?, "/counted/read_acquire")?;
-    ensure!(
-        counted == holds + temporary,
-        "lockdep counted {counted} readers, but there are {holds} vma_read_acquire and {temporary} vma_read_temporary:{}",
-        temporaries(&events, &witnessed(e)?)?
-    );
-    Ok(())
-}
-
-/// Writers tell lockdep of themselves, too, while they wait for readers; what is left are readers.
-fn lockdep_releases(e: &Evidence) -> Result<()> {
-    let events = while_counted(e)?;
-    let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count() as u64;
-    let (holds, temporary) = (of("vma_read_release"), of("vma_read_temporary"));
-    let witness = witnessed(e)?;
-    let told = |what: &str| number(&witness, &format!("/counted/{what}"));
-    let writers = told("acquire")? - told("read_acquire")?;
-    let counted = told("release")? - writers;
-    ensure!(
-        counted == holds + temporary,
-        "lockdep counted {counted} releases of readers, but there are {holds} vma_read_release and {temporary} \
-         vma_read_temporary:{}",
-        temporaries(&events, &witness)?
-    );
-    Ok(())
-}
-
-/// Each temporary reader, and when it was there, by the clock of whoever counted.
-fn temporaries(events: &[Event], witness: &Value) -> Result<String> {
-    let (begin, end) = (number(witness, "/begin_ns")?, number(witness, "/end_ns")?);
-    let of = events.iter().filter(|event| event.kind == "vma_read_temporary");
-    let lines = of.map(|event| {
-        format!(
-            "\n  {} {} of {} at {}, {} ns after the start and {} ns before the end",
-            event.comm,
-            event.reason,
-            event.vma,
-            event.site,
-            event.ts_ns - begin,
-            end - event.ts_ns
-        )
-    });
-    Ok(lines.collect())
-}
-
-fn own_activity(e: &Evidence) -> Result<()> {
-    let stats = stats(e)?;
-    let own = stats["tasks"]
-        .as_array()
-        .context("no tasks")?
-        .iter()
-        .filter(|task| task["is_self"] == true);
-    ensure!(own.count() > 0, "the tracer's own tasks are not marked");
     Ok(())
 }
 

@@ -139,7 +139,10 @@ fn run(cli: &Cli) -> Result<()> {
     // Whoever waits for it reads this.
     let refused: Vec<&String> = all.iter().flat_map(|one| &one.refused).collect();
     let attached = number - refused.len();
-    println!("{}", json!({"attached": attached, "left_out": left_out, "refused": refused}));
+    println!(
+        "{}",
+        json!({"attached": attached, "left_out": left_out, "refused": refused})
+    );
     let mut last = false;
     loop {
         for one in &mut all {
