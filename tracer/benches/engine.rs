@@ -30,7 +30,7 @@ fn main() {
         }],
         ..SourceInfo::default()
     };
-    let events = stream(EVENTS);
+    let events = stream(EVENTS, 64, 4_096);
 
     measure("order", events.len(), || {
         let mut order = Order::new(0);

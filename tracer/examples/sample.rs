@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     match args.next() {
         None => scenes::write(Path::new(&file), &info()),
         Some(count) => {
-            let events = stream::stream(count.parse()?);
+            let events = stream::stream(count.parse()?, 64, 4_096);
             let mut writer = create(Path::new(&file), &info())?;
             for event in &events {
                 writer.push(event)?;

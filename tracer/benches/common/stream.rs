@@ -1,30 +1,33 @@
-//! A stream of events as 64 threads would cause it, for benchmarks.
+//! A stream of events as threads would cause it, for benchmarks.
 
 use tracer_common::wire::{Event, Kind, flag};
 
-const THREADS: u32 = 64;
-const VMAS: u64 = 4_096;
+/// Threads of one process.
+const TOGETHER: u32 = 8;
 
+/// Events of so many threads, each process with so many VMAs.
+///
 /// Threads take turns; each does whole operations: a fault under the VMA lock, one sent back and
 /// done under the `mmap_lock`, or a write to some VMAs.
-pub(crate) fn stream(count: usize) -> Vec<Event> {
+pub(crate) fn stream(count: usize, threads: u32, vmas: u64) -> Vec<Event> {
     let mut events = Vec::with_capacity(count + 32);
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut seqs = [0u32; 4];
+    let mms = threads.div_ceil(TOGETHER) as usize;
     // Sequence numbers of the address spaces and their VMAs.
-    let mut mm_seqs = [0u32; 8];
-    let mut vma_seqs = vec![u32::MAX; usize::try_from(VMAS).unwrap_or(0) * 8];
+    let mut mm_seqs = vec![0u32; mms];
+    let mut vma_seqs = vec![u32::MAX; usize::try_from(vmas).unwrap_or(0) * mms];
     let mut ts_ns = 1;
     while events.len() < count {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let thread = u32::try_from(random % u64::from(THREADS)).unwrap_or(0);
-        let vma = (random >> 16) % VMAS;
-        let mm = thread as usize / 8;
+        let thread = u32::try_from(random % u64::from(threads)).unwrap_or(0);
+        let vma = (random >> 16) % vmas;
+        let mm = (thread / TOGETHER) as usize;
         let mut push = |kind: Kind, flags: u16, vma: u64, arg: u32| {
             ts_ns += 50;
-            let vma_seq = &mut vma_seqs[usize::try_from(vma).unwrap_or(0) * 8 + mm];
+            let vma_seq = &mut vma_seqs[usize::try_from(vma).unwrap_or(0) * mms + mm];
             if kind == Kind::MmapAcquire && flags & flag::WRITE != 0 {
                 mm_seqs[mm] += 1;
             }
@@ -35,15 +38,15 @@ pub(crate) fn stream(count: usize) -> Vec<Event> {
             event.header.cpu = u16::try_from(thread % 4).unwrap_or(0);
             event.header.seq = seqs[usize::from(event.header.cpu)];
             seqs[usize::from(event.header.cpu)] += 1;
-            event.header.pid = 1000 + thread / 8;
+            event.header.pid = 1000 + thread / TOGETHER;
             event.header.tid = 1000 + thread;
             event.header.comm[..6].copy_from_slice(b"worker");
             event.header.flags = flag::MM | flag::MM_SEQ | flags;
             event.body.mm_lock_seq = mm_seqs[mm];
             event.body.vm_lock_seq = *vma_seq;
-            event.body.mm = 0xffff_8880_0000_0000 + u64::from(thread / 8) * 0x800;
+            event.body.mm = 0xffff_8880_0000_0000 + mm as u64 * 0x800;
             // VMAs belong to one address space each.
-            event.body.vma = 0xffff_8881_0000_0000 + (vma * 8 + u64::from(thread / 8)) * 0xc0;
+            event.body.vma = 0xffff_8881_0000_0000 + (vma * mms as u64 + mm as u64) * 0xc0;
             event.body.vm_start = vma << 21;
             event.body.vm_end = (vma + 1) << 21;
             event.body.arg = arg;
@@ -79,9 +82,9 @@ pub(crate) fn stream(count: usize) -> Vec<Event> {
             _ => {
                 push(Kind::MmapStart, flag::WRITE, 0, 0);
                 push(Kind::MmapAcquire, flag::WRITE, 0, 0);
-                for more in 0..3 {
-                    push(Kind::VmaWriteStart, known, (vma + more) % VMAS, 0);
-                    push(Kind::VmaWriteAcquire, known, (vma + more) % VMAS, 0);
+                for more in 0..vmas.min(3) {
+                    push(Kind::VmaWriteStart, known, (vma + more) % vmas, 0);
+                    push(Kind::VmaWriteAcquire, known, (vma + more) % vmas, 0);
                 }
                 push(Kind::MmapRelease, flag::WRITE, 0, 0);
             }

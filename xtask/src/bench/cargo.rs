@@ -8,6 +8,7 @@ use super::Row;
 use crate::{build, deps, ui, ws};
 
 pub(super) const ENGINE: &str = "engine";
+pub(super) const GROWTH: &str = "growth";
 pub(super) const EVENT_SIZE: &str = "event-size";
 pub(super) const RECORDING: &str = "recording";
 pub(super) const SCREEN: &str = "screen";
@@ -51,6 +52,58 @@ pub(super) fn engine() -> Result<Vec<Row>> {
         )),
         met: rate.min(*checks) >= ENGINE_RATE,
         method: "`cargo bench -p tracer --bench engine`: 4 million made events, best of 3 passes of each stage",
+        notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
+        figures,
+    }])
+}
+
+/// How many times as much an event may take when 10,000 times as many VMAs or tasks are known.
+const GROWS: f64 = 10.0;
+/// What is measured of each size, and as people call it.
+const GROWING: [(&str, &str); 3] = [
+    ("engine_ns", "engine"),
+    ("statistics_ns", "with statistics"),
+    ("checks_ns", "with checks"),
+];
+
+/// `tracer/benches/growth.rs`.
+pub(super) fn growth() -> Result<Vec<Row>> {
+    build::ebpf()?;
+    let said = bench("tracer", "growth")?;
+    let figures = said
+        .lines()
+        .last()
+        .and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let figures = figures.with_context(|| format!("the last line of the benchmark is no JSON:\n{said}"))?;
+    let (mut measured, mut most) = (Vec::new(), 0.0_f64);
+    for (name, label) in [("vmas", "VMAs"), ("tasks", "tasks")] {
+        let all = figures[name].as_array().map(Vec::as_slice).unwrap_or_default();
+        let (Some(first), Some(last)) = (all.first(), all.last()) else {
+            bail!("the benchmark told of no {name}:\n{said}");
+        };
+        let mut words = Vec::new();
+        for (stage, label) in GROWING {
+            let each = |one: &Value| {
+                let ns = one[stage].as_f64().filter(|ns| *ns > 0.0);
+                ns.with_context(|| format!("the benchmark told no {stage}:\n{said}"))
+            };
+            let times = each(last)? / each(first)?;
+            most = most.max(times);
+            words.push(format!("{times:.1} ({label})"));
+        }
+        measured.push(format!(
+            "from {} to {} {label} an event takes {} times as long",
+            first["size"],
+            last["size"],
+            words.join(", ")
+        ));
+    }
+    Ok(vec![Row {
+        name: GROWTH,
+        measured: measured.join("; "),
+        required: Some(format!("at most {GROWS} times as long, for 10,000 times as many")),
+        met: most <= GROWS,
+        method: "`cargo bench -p tracer --bench growth`: 1.5 million made events, best of 3 passes of each",
         notes: said.lines().map(str::trim_end).map(ToOwned::to_owned).collect(),
         figures,
     }])

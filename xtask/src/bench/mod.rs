@@ -82,6 +82,10 @@ const GROUPS: &[Group] = &[
         run: cargo::engine,
     },
     Group {
+        rows: &[cargo::GROWTH],
+        run: cargo::growth,
+    },
+    Group {
         rows: &[
             export::EXPORT,
             export::JSONL,
