@@ -505,6 +505,8 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
         disk::replace(file, (text + "\n").as_bytes())
             .with_context(|| format!("cannot write {}", outside::path(file)))?;
     }
+    // Before anything of ours is there.
+    let host = doctor::Host::read(Path::new("/"), doctor::free_breakpoints());
     // It attaches for real, since only that tells what the kernel refuses, and the very programs that `record -- CMD`
     // attaches, since the verifier looks at nothing that is switched off; but none of them makes an event.
     let options = attach::Options {
@@ -533,6 +535,7 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
     let report = doctor::Report::new(&doctor::Inputs {
         info: live.info(),
         lockdown: facts.lockdown,
+        host: &host,
         found: &found,
         elsewhere: &elsewhere,
         verified: &live.verified(),

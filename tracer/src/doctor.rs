@@ -2,9 +2,10 @@
 //!
 //! The report is made of a plan that was attached, since only that tells what the kernel refuses; making it is pure.
 
+mod host;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tracer_common::wire::Kind;
@@ -12,6 +13,8 @@ use tracer_common::wire::Kind;
 use crate::info::{KernelInfo, SiteInfo, SourceInfo, UnseenInfo};
 use crate::kernel::Lockdown;
 use crate::probe::{Elsewhere, Found};
+
+pub use host::{Host, HostCheck, Verdict, free_breakpoints};
 
 /// The whole report; its JSON form is this structure.
 #[derive(Debug, Serialize)]
@@ -22,6 +25,8 @@ pub struct Report {
     pub kernel: KernelInfo,
     /// Kernel lockdown.
     pub lockdown: Lockdown,
+    /// Settings of this machine, and neighbours on it.
+    pub host: Vec<HostCheck>,
     /// Mechanisms that the user left out.
     pub without: Vec<String>,
     /// What was found in the kernel's text.
@@ -143,6 +148,8 @@ pub struct Inputs<'a> {
     pub info: &'a SourceInfo,
     /// Kernel lockdown.
     pub lockdown: Lockdown,
+    /// What was read of the machine before.
+    pub host: &'a Host,
     /// What the search of the text found.
     pub found: &'a Found,
     /// What the planner has nothing to do for.
@@ -157,14 +164,25 @@ impl Report {
         let Inputs {
             info,
             lockdown,
+            host,
             found,
             elsewhere,
             verified,
         } = *inputs;
+        let looked_at = info.sites.iter().filter(|site| site.attached);
+        let ours: BTreeSet<&str> = looked_at
+            .flat_map(|site| {
+                [
+                    site.function.as_str(),
+                    site.place.split('+').next().unwrap_or_default(),
+                ]
+            })
+            .collect();
         let mut report = Self {
             schema: 1,
             kernel: info.kernel.clone(),
             lockdown,
+            host: host.checks(&ours),
             without: info.without.clone(),
             text: text(found, elsewhere),
             coverage: Coverage::default(),

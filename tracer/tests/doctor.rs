@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tracer::doctor::{Inputs, Report};
+use tracer::doctor::{Host, Inputs, Report};
 use tracer::info::{KernelInfo, SourceInfo};
 use tracer::kernel::{Facts, Lockdown};
 use tracer::probe::{Found, Mechanism, Plan, Wishes, plan};
@@ -30,7 +30,28 @@ struct Case {
     info: SourceInfo,
     found: Found,
     plan: Plan,
+    host: Host,
     verified: BTreeMap<String, u32>,
+}
+
+/// A machine on which all is well but that kprobes are traps.
+fn host() -> Host {
+    let root = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("proc/self/status", "CapEff:\t000001ffffffffff\n"),
+        ("proc/sys/kernel/perf_event_paranoid", "3\n"),
+        ("proc/sys/kernel/kptr_restrict", "0\n"),
+        ("proc/sys/kernel/ftrace_enabled", "1\n"),
+        ("proc/sys/net/core/bpf_jit_enable", "1\n"),
+        ("proc/sys/debug/kprobes-optimization", "0\n"),
+        ("sys/kernel/tracing/enabled_functions", ""),
+        ("sys/kernel/debug/kprobes/list", ""),
+    ] {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    Host::read(root.path(), Ok(4))
 }
 
 /// As if everything could be attached.
@@ -61,6 +82,7 @@ fn case(kernel: &str, found: Found, without: &[Mechanism]) -> Case {
         info,
         found,
         plan,
+        host: host(),
         verified: BTreeMap::from(verified),
     }
 }
@@ -69,6 +91,7 @@ fn report(case: &Case) -> Report {
     Report::new(&Inputs {
         info: &case.info,
         lockdown: Lockdown::None,
+        host: &case.host,
         found: &case.found,
         elsewhere: &case.plan.elsewhere,
         verified: &case.verified,
@@ -100,7 +123,16 @@ fn the_table_is_readable() {
             Some(
                 "\nInstructions that the verifier looked at, of 1,000,000 at most:\n  \
                  mmap_start                       1,234\n  \
-                 write_acquire_again            999,999\n"
+                 write_acquire_again            999,999\n\n\
+                 Well on this machine:\n  \
+                 capabilities         CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYSLOG\n  \
+                 perf_event_paranoid  3; CAP_PERFMON stands above it\n  \
+                 kptr_restrict        0\n  \
+                 ftrace_enabled       1\n  \
+                 bpf_jit_enable       1\n  \
+                 breakpoints          4 free on every CPU\n  \
+                 livepatch            none\n  \
+                 other_tracers        nobody else has a probe on a function that is looked at\n"
             )
         );
         insta::assert_snapshot!(name, text);

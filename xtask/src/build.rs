@@ -15,11 +15,13 @@ const BPF: &str = "bpfel-unknown-none";
 
 /// Flags of the eBPF build: the architecture whose registers the programs read, debug information. No BTF of our own:
 /// bpf-linker 0.10 gives unions names that the kernel refuses. Instruction set v3 has atomics that return the old value, and every kernel that is traced knows it.
-/// bpf-linker is found through PATH.
-const BPF_FLAGS: [&str; 3] = [
+/// bpf-linker is found through PATH. Left to itself it keeps LLVM from making stores of what fills or copies memory, so that each
+/// event was zeroed by a function, byte by byte.
+const BPF_FLAGS: [&str; 4] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Cdebuginfo=0",
     "-Ctarget-cpu=v3",
+    "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
 /// The crates of eBPF programs: the product's, and those that it is measured by.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Coverage, Operation, Report, Site};
+use super::{Coverage, Operation, Report, Site, Verdict};
 use crate::kernel::Lockdown;
 use crate::sink::text::count;
 
@@ -19,6 +19,7 @@ pub(super) fn text(report: &Report, verbose: bool) -> String {
     if let Some(lockdown) = lockdown {
         let _ = writeln!(out, "kernel lockdown: {lockdown}");
     }
+    host(&mut out, report);
     if !report.without.is_empty() {
         let _ = writeln!(out, "left out: {}", report.without.join(", "));
     }
@@ -52,7 +53,34 @@ pub(super) fn text(report: &Report, verbose: bool) -> String {
             );
         }
     }
+    if verbose {
+        out.push_str("\nWell on this machine:\n");
+        for check in report.host.iter().filter(|check| check.verdict == Verdict::Ok) {
+            wrapped(&mut out, &format!("  {:<20} ", check.name), &check.found);
+        }
+    }
     out
+}
+
+/// What of the machine's settings is in the way.
+fn host(out: &mut String, report: &Report) {
+    let well = report
+        .host
+        .iter()
+        .filter(|check| check.verdict == Verdict::Ok)
+        .count();
+    let _ = writeln!(
+        out,
+        "this machine: {well} of {} checks are well",
+        report.host.len()
+    );
+    for check in report.host.iter().filter(|check| check.verdict != Verdict::Ok) {
+        let head = format!("  {:<9} {:<20} ", check.verdict.name(), check.name);
+        wrapped(out, &head, &check.found);
+        if let Some(remedy) = &check.remedy {
+            wrapped(out, "            would help: ", remedy);
+        }
+    }
 }
 
 fn search(report: &Report) -> String {

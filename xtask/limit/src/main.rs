@@ -30,11 +30,15 @@ fn submit<const WORDS: usize>() {
     }
 }
 
-/// An event of that many words, all of them written.
+/// An event of that many words, all of them written, each by one store: left to itself the compiler writes byte by byte.
 #[inline(always)]
 fn write<const WORDS: usize>() {
     if let Some(mut entry) = EVENTS.reserve::<[u64; WORDS]>(0) {
-        entry.write([u64::MAX; WORDS]);
+        let words = entry.as_mut_ptr().cast::<u64>();
+        for at in 0..WORDS {
+            // SAFETY: the entry has room for so many words, and the kernel aligns it to eight bytes.
+            unsafe { words.add(at).write_volatile(u64::MAX) };
+        }
         entry.submit(BPF_RB_NO_WAKEUP);
     }
 }

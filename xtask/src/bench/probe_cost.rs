@@ -11,8 +11,8 @@ use super::turns::{Observer, Turns};
 
 pub(super) const PROBE_COST: &str = "probe-cost";
 
-/// bpftrace has one probe that adds to a counter, the least that its programs can do; tracer has all of its probes attached
-/// as ever, and is asked for little.
+/// bpftrace has one probe that adds to a counter, the least that its programs can do; tracer is asked for little, and has all
+/// of its probes attached where it is not asked by kind.
 static OBSERVERS: [Observer; 10] = [
     Observer {
         read: said::tracer_without_faults,
@@ -110,7 +110,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
     Ok(vec![Row {
         name: PROBE_COST,
         measured: format!("instructions a run: {}", parts.join(", ")),
-        method: "as fault-cost, one turn each; bpftrace with one probe that counts, tracer with all of its probes, filtered",
+        method: "as fault-cost, one turn each; bpftrace with one probe that counts, tracer, filtered",
         notes,
         figures: json!({"modes": figures, "peers": versions}),
         ..Row::default()

@@ -73,7 +73,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             }),
             ("no-such-text", |e| told(e, "missing", "there is no such file")),
             ("slots-are-taken", |e| {
-                told(e, "slots", "no hardware breakpoint is free")
+                told(e, "slots", "no hardware breakpoint is free")?;
+                host_says(e, "slots", "breakpoints", "limits", "tracer watch")?;
+                host_says(e, "other", "breakpoints", "ok", "4 free")
+            }),
+            ("neighbours-are-told", |e| {
+                host_says(e, "neighbours", "other_tracers", "note", "handle_mm_fault")?;
+                host_says(e, "other", "other_tracers", "ok", "nobody else")
+            }),
+            ("hidden-addresses-are-told", |e| {
+                host_says(e, "pointers", "kptr_restrict", "limits", "whoever asks")
             }),
             ("no-kprobes", |e| {
                 told(e, "kprobes", "--without kprobe")?;
@@ -139,6 +148,10 @@ fn in_the_way(ctx: &Ctx) -> Result<Outcome> {
          try kprobes --without kprobe
          slots=; for i in 1 2 3 4; do hotvma --slot & slots=\"$slots $!\"; done; sleep 1
          try slots; kill $slots
+         tracer record -o /tmp/n.rec 2> /dev/null & n=$!
+         while ! test -s /tmp/n.rec; do sleep 0.1; done
+         try neighbours; kill -INT $n; wait $n
+         echo 2 > /proc/sys/kernel/kptr_restrict; try pointers; echo 1 > /proc/sys/kernel/kptr_restrict
          tracer record --kernel-text /add/other -o /out/a.rec -- workload anon > /dev/null 2> /out/record.err
          echo $? > /out/record.code; tracer stats --json /out/a.rec > /out/record.json",
     )
@@ -172,6 +185,23 @@ fn told(e: &Evidence, name: &str, what: &str) -> Result<()> {
     expect("exit code", &e.out_text(&format!("{name}.code"))?.trim(), &"0")?;
     let report = report(e, name)?;
     ensure!(report.to_string().contains(what), "nothing of {what:?}: {report}");
+    Ok(())
+}
+
+/// A check of the machine came out like that, and says so; what is not well has a remedy.
+fn host_says(e: &Evidence, name: &str, check: &str, verdict: &str, what: &str) -> Result<()> {
+    let report = report(e, name)?;
+    let host = report["host"].as_array().context("no checks of the machine")?;
+    let found = host.iter().find(|one| one["name"] == check);
+    let found = found.with_context(|| format!("no check of {check}: {host:?}"))?;
+    ensure!(
+        found["verdict"] == verdict && found["found"].as_str().is_some_and(|found| found.contains(what)),
+        "{name}: {found}"
+    );
+    ensure!(
+        verdict == "ok" || found["remedy"].is_string(),
+        "{name}: no remedy in {found}"
+    );
     Ok(())
 }
 
