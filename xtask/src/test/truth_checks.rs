@@ -56,7 +56,7 @@ fn truth(ctx: &Ctx) -> Result<Outcome> {
            tracer stats --json /out/$name.rec > /out/stats.json || exit 1
            grep -q '\"missed\": 0' /out/stats.json && grep -q '\"dropped\": 0' /out/stats.json
          }
-         for try in 1 2 3 4; do
+         for try in 1 2 3 4 5 6; do
            counted b '--linger 2ms --buffer 64M' tracer provoke split-merge --unprivileged --duration 700ms || continue
            tracer export /out/b.rec -f jsonl -o - | grep -q vma_read_temporary && break
          done
