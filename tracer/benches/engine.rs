@@ -3,33 +3,24 @@
 //! The stream is that of 64 threads that fault, read and write; it fits into no cache of the engine's
 //! own, so that look-ups are paid for.
 
+#[path = "common/stages.rs"]
+mod stages;
 #[path = "common/stream.rs"]
 mod stream;
 
-use std::hint::black_box;
-use std::time::Instant;
-
 use stream::stream;
-use tracer::check::Checker;
 use tracer::check::accounting::Accounting;
-use tracer::contention::Contention;
-use tracer::info::{Losses, SiteInfo, SourceInfo};
+use tracer::info::Losses;
 use tracer::order::Order;
 use tracer::recording::create;
 use tracer::sink::address::Addresses;
 use tracer::sink::jsonl::JsonlWriter;
-use tracer::state::{Engine, Lock, What};
+use tracer::state::Engine;
 
 const EVENTS: usize = 4_000_000;
 
 fn main() {
-    let info = SourceInfo {
-        sites: vec![SiteInfo {
-            provenance: "observed".into(),
-            ..SiteInfo::default()
-        }],
-        ..SourceInfo::default()
-    };
+    let info = stages::info();
     let events = stream(EVENTS, 64, 4_096);
 
     measure("order", events.len(), || {
@@ -45,15 +36,7 @@ fn main() {
         assert_eq!(order.stats().gaps, 0);
         count
     });
-    measure("engine", events.len(), || {
-        let mut engine = Engine::new(&info);
-        let mut count = 0u64;
-        for event in &events {
-            engine.apply(event, &mut |_, _| count += 1);
-        }
-        assert_eq!(engine.totals().anomalies.iter().sum::<u64>(), 0);
-        count
-    });
+    measure("engine", events.len(), || stages::engine(&info, &events));
     measure("engine + accounting", events.len(), || {
         let mut engine = Engine::new(&info);
         let mut accounting = Accounting::new(&info);
@@ -66,32 +49,11 @@ fn main() {
         accounting.totals().checked
     });
     measure("engine + statistics", events.len(), || {
-        let mut engine = Engine::new(&info);
-        engine.keep_notes();
-        let mut contention = Contention::default();
-        for event in &events {
-            engine.apply(event, &mut |_, _| {});
-            contention.observe(&engine, event);
-        }
-        contention.finish(&engine);
-        let row = contention.groups.all.get(What::Hold, Lock::VmaRead);
-        row.map_or(0, |row| row.count)
+        stages::statistics(&info, &events)
     });
     let mut asked = 0;
     measure("engine + checks", events.len(), || {
-        let mut engine = Engine::new(&info);
-        let mut checker = Checker::new(&info);
-        for event in &events {
-            checker.apply(&mut engine, event, &mut |_, _| {});
-        }
-        checker.finish();
-        assert_eq!(
-            checker.violations().total(),
-            0,
-            "{:?}",
-            checker.violations().kept()
-        );
-        asked = checker.assertions().rows().iter().map(|row| row.evaluated).sum();
+        asked = stages::checks(&info, &events);
         asked
     });
     println!(
@@ -130,14 +92,8 @@ fn peak_mib() -> u64 {
     kib.unwrap_or(0) / 1024
 }
 
-fn measure(name: &str, events: usize, mut run: impl FnMut() -> u64) {
-    let mut best = f64::MAX;
-    for _ in 0..3 {
-        let start = Instant::now();
-        black_box(run());
-        best = best.min(start.elapsed().as_secs_f64());
-    }
+fn measure(name: &str, events: usize, run: impl FnMut() -> u64) {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = events as f64 / best;
+    let rate = events as f64 / stages::best(run);
     println!("{name:<20} {:>8.2} million events/s", rate / 1e6);
 }

@@ -4,18 +4,14 @@
 //! there are tasks, its price would grow as they do; what grows is that the tables leave the processor's caches. Last comes a
 //! line of JSON.
 
+#[path = "common/stages.rs"]
+mod stages;
 #[path = "common/stream.rs"]
 mod stream;
 
-use std::hint::black_box;
-use std::time::Instant;
-
 use serde_json::{Value, json};
 use stream::stream;
-use tracer::check::Checker;
-use tracer::contention::Contention;
-use tracer::info::{SiteInfo, SourceInfo};
-use tracer::state::Engine;
+use tracer::info::SourceInfo;
 use tracer_common::wire::Event;
 
 const EVENTS: usize = 1_500_000;
@@ -24,13 +20,7 @@ const VMAS: [(u32, u64); 5] = [(8, 10), (8, 100), (8, 1_000), (8, 10_000), (8, 1
 const TASKS: [(u32, u64); 5] = [(1, 80), (10, 80), (100, 80), (1_000, 80), (10_000, 80)];
 
 fn main() {
-    let info = SourceInfo {
-        sites: vec![SiteInfo {
-            provenance: "observed".into(),
-            ..SiteInfo::default()
-        }],
-        ..SourceInfo::default()
-    };
+    let info = stages::info();
     println!("nanoseconds an event, best of 3 passes of {EVENTS} events");
     let vmas = grow(&info, "VMAs", &VMAS, |&(_, vmas)| vmas);
     let tasks = grow(&info, "tasks", &TASKS, |&(tasks, _)| u64::from(tasks));
@@ -50,9 +40,9 @@ fn grow(
     );
     let rows = sizes.iter().map(|one| {
         let events = stream(EVENTS, one.0, one.1);
-        let engine = measure(&events, || engine(info, &events));
-        let statistics = measure(&events, || statistics(info, &events));
-        let checks = measure(&events, || checks(info, &events));
+        let engine = measure(&events, || stages::engine(info, &events));
+        let statistics = measure(&events, || stages::statistics(info, &events));
+        let checks = measure(&events, || stages::checks(info, &events));
         let size = size(one);
         println!("{size:>10}{engine:>10.1}{statistics:>14.1}{checks:>12.1}");
         json!({"size": size, "engine_ns": engine, "statistics_ns": statistics, "checks_ns": checks})
@@ -60,52 +50,9 @@ fn grow(
     rows.collect()
 }
 
-fn engine(info: &SourceInfo, events: &[Event]) -> u64 {
-    let mut engine = Engine::new(info);
-    let mut count = 0;
-    for event in events {
-        engine.apply(event, &mut |_, _| count += 1);
-    }
-    assert_eq!(engine.totals().anomalies.iter().sum::<u64>(), 0);
-    count
-}
-
-fn statistics(info: &SourceInfo, events: &[Event]) -> u64 {
-    let mut engine = Engine::new(info);
-    engine.keep_notes();
-    let mut contention = Contention::default();
-    for event in events {
-        engine.apply(event, &mut |_, _| {});
-        contention.observe(&engine, event);
-    }
-    contention.finish(&engine);
-    engine.totals().received
-}
-
-fn checks(info: &SourceInfo, events: &[Event]) -> u64 {
-    let mut engine = Engine::new(info);
-    let mut checker = Checker::new(info);
-    for event in events {
-        checker.apply(&mut engine, event, &mut |_, _| {});
-    }
-    checker.finish();
-    assert_eq!(
-        checker.violations().total(),
-        0,
-        "{:?}",
-        checker.violations().kept()
-    );
-    engine.totals().received
-}
-
-fn measure(events: &[Event], mut run: impl FnMut() -> u64) -> f64 {
-    let mut best = f64::MAX;
-    for _ in 0..3 {
-        let start = Instant::now();
-        black_box(run());
-        best = best.min(start.elapsed().as_secs_f64());
-    }
+/// Nanoseconds an event.
+fn measure(events: &[Event], run: impl FnMut() -> u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let each = best * 1e9 / events.len() as f64;
+    let each = stages::best(run) * 1e9 / events.len() as f64;
     each
 }

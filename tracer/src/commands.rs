@@ -506,7 +506,7 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
             .with_context(|| format!("cannot write {}", outside::path(file)))?;
     }
     // Before anything of ours is there.
-    let host = doctor::Host::read(Path::new("/"), doctor::free_breakpoints());
+    let host = doctor::Host::read(Path::new("/"), facts.capabilities, doctor::free_breakpoints());
     // It attaches for real, since only that tells what the kernel refuses, and the very programs that `record -- CMD`
     // attaches, since the verifier looks at nothing that is switched off; but none of them makes an event.
     let options = attach::Options {
@@ -528,7 +528,12 @@ fn doctor(args: &DoctorArgs, verbose: bool) -> anyhow::Result<u8> {
         idle: true,
     };
     let start = Instant::now();
-    let mut live = Live::start(&facts, &found, &wishes, loader, &options, Vec::new())?;
+    let live = Live::start(&facts, &found, &wishes, loader, &options, Vec::new());
+    if live.is_err() && !args.json {
+        // Who may not attach learns what is in the way all the same.
+        crate::say::lines(&mut io::stdout().lock(), &host.in_the_way())?;
+    }
+    let mut live = live?;
     live.complete();
     log::info!("attached in {} ms", start.elapsed().as_millis());
     let elsewhere = probe::plan(&facts, &found, &wishes)?.elsewhere;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use tracer::doctor::{Host, Inputs, Report};
 use tracer::info::{KernelInfo, SourceInfo};
-use tracer::kernel::{Facts, Lockdown};
+use tracer::kernel::{Capabilities, Facts, Lockdown};
 use tracer::probe::{Found, Mechanism, Plan, Wishes, plan};
 
 fn fixture(path: &str) -> fs::File {
@@ -38,7 +38,6 @@ struct Case {
 fn host() -> Host {
     let root = tempfile::tempdir().unwrap();
     for (name, text) in [
-        ("proc/self/status", "CapEff:\t000001ffffffffff\n"),
         ("proc/sys/kernel/perf_event_paranoid", "3\n"),
         ("proc/sys/kernel/kptr_restrict", "0\n"),
         ("proc/sys/kernel/ftrace_enabled", "1\n"),
@@ -51,7 +50,13 @@ fn host() -> Host {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    Host::read(root.path(), Ok(4))
+    let all = Capabilities {
+        bpf: true,
+        perfmon: true,
+        syslog: true,
+        ptrace: true,
+    };
+    Host::read(root.path(), all, Ok(4))
 }
 
 /// As if everything could be attached.

@@ -50,6 +50,26 @@ pub struct HostCheck {
     pub remedy: Option<String>,
 }
 
+impl HostCheck {
+    fn well(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            verdict: Verdict::Ok,
+            found: found.into(),
+            remedy: None,
+        }
+    }
+
+    fn not_well(name: &'static str, verdict: Verdict, found: impl Into<String>, remedy: &str) -> Self {
+        Self {
+            name,
+            verdict,
+            found: found.into(),
+            remedy: Some(remedy.to_owned()),
+        }
+    }
+}
+
 /// What is read of the machine, before anything of ours is attached.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
@@ -65,9 +85,7 @@ pub struct Host {
 impl Host {
     /// Reads what is below a root, `/` on a live machine. `slots`: hardware breakpoints that are free on every CPU, as far as
     /// that could be tried.
-    pub fn read(root: &Path, slots: Result<u32, String>) -> Self {
-        let status = root.join("proc/self/status");
-        let capabilities = Capabilities::read(&status).unwrap_or_default();
+    pub fn read(root: &Path, capabilities: Capabilities, slots: Result<u32, String>) -> Self {
         Self {
             checks: vec![
                 permitted(capabilities),
@@ -110,6 +128,13 @@ impl Host {
         }
     }
 
+    /// What of the settings is in the way, for people.
+    pub fn in_the_way(&self) -> String {
+        let mut out = String::new();
+        super::table::host(&mut out, &self.checks);
+        out
+    }
+
     /// All checks, those included that are about the functions that we look at.
     pub(super) fn checks(&self, ours: &BTreeSet<&str>) -> Vec<HostCheck> {
         let mut checks = self.checks.clone();
@@ -132,44 +157,33 @@ impl Host {
             })
             .collect();
         let patches: BTreeSet<&str> = self.patched.iter().map(|(_, patch)| patch.as_str()).collect();
-        let (verdict, found, remedy) = if !replaced.is_empty() {
-            (
-                Verdict::Limits,
-                format!(
-                    "replaced by a live patch: {}. Probes on instructions of the old text are never reached; those at \
-                     entries and returns are",
-                    replaced.join(", ")
-                ),
-                Some("take the patch out (echo 0 > /sys/kernel/livepatch/NAME/enabled), or boot a kernel that has its changes".to_owned()),
-            )
+        const NAME: &str = "livepatch";
+        if !replaced.is_empty() {
+            let found = format!(
+                "replaced by a live patch: {}. Probes on instructions of the old text are never reached; those at entries and \
+                 returns are",
+                replaced.join(", ")
+            );
+            const REMEDY: &str = "take the patch out (echo 0 > /sys/kernel/livepatch/NAME/enabled), or boot a kernel that has \
+                                  its changes";
+            HostCheck::not_well(NAME, Verdict::Limits, found, REMEDY)
         } else if patches.is_empty() {
-            (Verdict::Ok, "none".to_owned(), None)
+            HostCheck::well(NAME, "none")
         } else {
-            (
-                Verdict::Ok,
-                format!("{} active, none on a function that is looked at", patches.len()),
-                None,
-            )
-        };
-        HostCheck {
-            name: "livepatch",
-            verdict,
-            found,
-            remedy,
+            let found = format!("{} active, none on a function that is looked at", patches.len());
+            HostCheck::well(NAME, found)
         }
     }
 
     fn others(&self, ours: &BTreeSet<&str>) -> HostCheck {
-        let name = "other_tracers";
+        const NAME: &str = "other_tracers";
         let (Some(ftraced), Some(kprobed)) = (&self.ftraced, &self.kprobed) else {
-            return HostCheck {
-                name,
-                verdict: Verdict::Unknown,
-                found: "enabled_functions of tracefs and the list of kprobes of debugfs cannot both be read".to_owned(),
-                remedy: Some(
-                    "mount -t tracefs nodev /sys/kernel/tracing; mount -t debugfs nodev /sys/kernel/debug; run as root".to_owned(),
-                ),
-            };
+            return HostCheck::not_well(
+                NAME,
+                Verdict::Unknown,
+                "enabled_functions of tracefs and the list of kprobes of debugfs cannot both be read",
+                "mount -t tracefs nodev /sys/kernel/tracing; mount -t debugfs nodev /sys/kernel/debug; run as root",
+            );
         };
         let on = |theirs: &BTreeSet<String>| -> Vec<String> {
             let both = theirs.iter().filter(|function| ours.contains(function.as_str()));
@@ -183,24 +197,14 @@ impl Host {
             .map(|(how, functions)| format!("{how}: {}", functions.join(", ")))
             .collect();
         if parts.is_empty() {
-            return HostCheck {
-                name,
-                verdict: Verdict::Ok,
-                found: "nobody else has a probe on a function that is looked at".to_owned(),
-                remedy: None,
-            };
+            return HostCheck::well(NAME, "nobody else has a probe on a function that is looked at");
         }
-        HostCheck {
-            name,
-            verdict: Verdict::Note,
-            found: format!(
-                "somebody else looks at the same functions ({}). Both work, and the time of each is in the other's",
-                parts.join("; ")
-            ),
-            remedy: Some(
-                "bpftool link, and trace-cmd stat, tell who; stop them before you measure times".to_owned(),
-            ),
-        }
+        let found = format!(
+            "somebody else looks at the same functions ({}). Both work, and the time of each is in the other's",
+            parts.join("; ")
+        );
+        const REMEDY: &str = "bpftool link, and trace-cmd stat, tell who; stop them before you measure times";
+        HostCheck::not_well(NAME, Verdict::Note, found, REMEDY)
     }
 }
 
@@ -230,45 +234,33 @@ pub fn free_breakpoints() -> Result<u32, String> {
 }
 
 fn permitted(has: Capabilities) -> HostCheck {
+    const NAME: &str = "capabilities";
     let all = [
         (has.bpf, "CAP_BPF"),
         (has.perfmon, "CAP_PERFMON"),
-        (has.ptrace, "CAP_SYS_PTRACE"),
-        (has.syslog, "CAP_SYSLOG"),
+        (
+            has.ptrace,
+            "CAP_SYS_PTRACE (without it programs' frames in stacks have no names)",
+        ),
+        (
+            has.syslog,
+            "CAP_SYSLOG (without it functions of the kernel have no addresses)",
+        ),
     ];
     let missing: Vec<&str> = all
         .iter()
         .filter(|(has, _)| !has)
         .map(|(_, name)| *name)
         .collect();
-    let why = |name: &&str| {
-        match *name {
-            "CAP_SYS_PTRACE" => "CAP_SYS_PTRACE (without it programs' frames in stacks have no names)",
-            "CAP_SYSLOG" => "CAP_SYSLOG (without it functions of the kernel have no addresses)",
-            name => name,
-        }
-        .to_owned()
-    };
-    HostCheck {
-        name: "capabilities",
-        verdict: if missing.is_empty() {
-            Verdict::Ok
-        } else {
-            Verdict::Limits
-        },
-        found: if missing.is_empty() {
-            "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYSLOG".to_owned()
-        } else {
-            format!(
-                "missing: {}",
-                missing.iter().map(why).collect::<Vec<_>>().join(", ")
-            )
-        },
-        remedy: (!missing.is_empty()).then(|| {
-            "run it with sudo, or setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog+ep on the program"
-                .to_owned()
-        }),
+    if missing.is_empty() {
+        return HostCheck::well(NAME, "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYSLOG");
     }
+    HostCheck::not_well(
+        NAME,
+        Verdict::Limits,
+        format!("missing: {}", missing.join(", ")),
+        "run it with sudo, or setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog+ep on the program",
+    )
 }
 
 fn number(root: &Path, file: &str) -> Option<i64> {
@@ -276,63 +268,46 @@ fn number(root: &Path, file: &str) -> Option<i64> {
 }
 
 fn unknown(name: &'static str, file: &str) -> HostCheck {
-    HostCheck {
+    HostCheck::not_well(
         name,
-        verdict: Verdict::Unknown,
-        found: format!("/{file} cannot be read"),
-        remedy: Some("a kernel that has it, or proc mounted; nothing else depends on knowing".to_owned()),
-    }
+        Verdict::Unknown,
+        format!("/{file} cannot be read"),
+        "mount -t proc proc /proc; a kernel that was built without it has no such file",
+    )
 }
 
 fn paranoid(root: &Path, has: Capabilities) -> HostCheck {
     const FILE: &str = "proc/sys/kernel/perf_event_paranoid";
-    let name = "perf_event_paranoid";
-    let Some(level) = number(root, FILE) else {
-        return unknown(name, FILE);
-    };
-    if has.perfmon || level < 0 {
-        HostCheck {
-            name,
-            verdict: Verdict::Ok,
-            found: format!("{level}; CAP_PERFMON stands above it"),
-            remedy: None,
-        }
-    } else {
-        HostCheck {
-            name,
-            verdict: Verdict::Limits,
-            found: format!("{level}, and without CAP_PERFMON no probe can be opened"),
-            remedy: Some("run it with sudo, or give it CAP_PERFMON; sysctl kernel.perf_event_paranoid alone is not enough".to_owned()),
-        }
+    const NAME: &str = "perf_event_paranoid";
+    match number(root, FILE) {
+        None => unknown(NAME, FILE),
+        Some(level) if has.perfmon => HostCheck::well(NAME, format!("{level}; CAP_PERFMON stands above it")),
+        Some(level) => HostCheck::not_well(
+            NAME,
+            Verdict::Limits,
+            format!("{level}, and without CAP_PERFMON no probe can be opened"),
+            "run it with sudo, or give it CAP_PERFMON; sysctl kernel.perf_event_paranoid alone is not enough",
+        ),
     }
 }
 
 fn pointers(root: &Path, has: Capabilities) -> HostCheck {
     const FILE: &str = "proc/sys/kernel/kptr_restrict";
-    let name = "kptr_restrict";
-    let Some(level) = number(root, FILE) else {
-        return unknown(name, FILE);
-    };
-    let hidden = "the kernel hides the addresses of its functions: its text cannot be searched, and stacks have no names";
-    let (verdict, found, remedy) = match level {
-        0 => (Verdict::Ok, "0".to_owned(), None),
-        1 if has.syslog => (Verdict::Ok, "1; CAP_SYSLOG stands above it".to_owned(), None),
-        1 => (
-            Verdict::Limits,
-            format!("1, and without CAP_SYSLOG {hidden}"),
-            Some("run it with sudo, or give it CAP_SYSLOG".to_owned()),
+    const NAME: &str = "kptr_restrict";
+    const HIDDEN: &str = "the kernel hides the addresses of its functions: its text cannot be searched, and stacks have no names";
+    let limits = |found: String, remedy: &str| HostCheck::not_well(NAME, Verdict::Limits, found, remedy);
+    match number(root, FILE) {
+        None => unknown(NAME, FILE),
+        Some(0) => HostCheck::well(NAME, "0"),
+        Some(1) if has.syslog => HostCheck::well(NAME, "1; CAP_SYSLOG stands above it"),
+        Some(1) => limits(
+            format!("1, and without CAP_SYSLOG {HIDDEN}"),
+            "run it with sudo, or give it CAP_SYSLOG",
         ),
-        level => (
-            Verdict::Limits,
-            format!("{level}: {hidden}, whoever asks"),
-            Some("sysctl kernel.kptr_restrict=1".to_owned()),
+        Some(level) => limits(
+            format!("{level}: {HIDDEN}, whoever asks"),
+            "sysctl kernel.kptr_restrict=1",
         ),
-    };
-    HostCheck {
-        name,
-        verdict,
-        found,
-        remedy,
     }
 }
 
@@ -347,42 +322,28 @@ fn switch(
 ) -> HostCheck {
     match number(root, file) {
         None => unknown(name, file),
-        Some(0) => HostCheck {
-            name,
-            verdict: off,
-            found: format!("0: {follows}"),
-            remedy: Some(remedy.to_owned()),
-        },
-        Some(level) => HostCheck {
-            name,
-            verdict: Verdict::Ok,
-            found: level.to_string(),
-            remedy: None,
-        },
+        Some(0) => HostCheck::not_well(name, off, format!("0: {follows}"), remedy),
+        Some(level) => HostCheck::well(name, level.to_string()),
     }
 }
 
 fn breakpoints(slots: Result<u32, String>) -> HostCheck {
-    let name = "breakpoints";
+    const NAME: &str = "breakpoints";
     match slots {
-        Ok(0) => HostCheck {
-            name,
-            verdict: Verdict::Limits,
-            found: "no hardware breakpoint is free on every CPU: instructions that take no kprobe stay unseen, and tracer watch cannot work".to_owned(),
-            remedy: Some("end whoever has them: gdb with hbreak or watch, perf record -e mem:, another tracer".to_owned()),
-        },
-        Ok(free) => HostCheck {
-            name,
-            verdict: Verdict::Ok,
-            found: format!("{free} free on every CPU"),
-            remedy: None,
-        },
-        Err(why) => HostCheck {
-            name,
-            verdict: Verdict::Unknown,
-            found: why,
-            remedy: Some("a machine with hardware breakpoints, and CAP_SYS_ADMIN to try them".to_owned()),
-        },
+        Ok(0) => HostCheck::not_well(
+            NAME,
+            Verdict::Limits,
+            "no hardware breakpoint is free on every CPU: instructions that take no kprobe stay unseen, and tracer watch \
+             cannot work",
+            "end whoever has them: gdb with hbreak or watch, perf record -e mem:, another tracer",
+        ),
+        Ok(free) => HostCheck::well(NAME, format!("{free} free on every CPU")),
+        Err(why) => HostCheck::not_well(
+            NAME,
+            Verdict::Unknown,
+            why,
+            "a machine with hardware breakpoints, and CAP_SYS_ADMIN to try them",
+        ),
     }
 }
 
@@ -430,7 +391,6 @@ mod tests {
     fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let usual = [
-            ("proc/self/status", "Name:\tx\nCapEff:\t000001ffffffffff\n"),
             ("proc/sys/kernel/perf_event_paranoid", "3\n"),
             ("proc/sys/kernel/kptr_restrict", "1\n"),
             ("proc/sys/kernel/ftrace_enabled", "1\n"),
@@ -447,14 +407,29 @@ mod tests {
         root
     }
 
-    fn checks(root: &Path) -> Vec<HostCheck> {
+    const ALL: Capabilities = Capabilities {
+        bpf: true,
+        perfmon: true,
+        syslog: true,
+        ptrace: true,
+    };
+
+    fn checks_with(root: &Path, has: Capabilities) -> Vec<HostCheck> {
         let ours = BTreeSet::from(["handle_mm_fault", "vma_start_read"]);
-        Host::read(root, Ok(4)).checks(&ours)
+        Host::read(root, has, Ok(4)).checks(&ours)
+    }
+
+    fn checks(root: &Path) -> Vec<HostCheck> {
+        checks_with(root, ALL)
     }
 
     /// All that is not well.
     fn not_well(root: &Path) -> Vec<(&'static str, Verdict)> {
-        let all = checks(root).into_iter();
+        of_those(checks(root))
+    }
+
+    fn of_those(all: Vec<HostCheck>) -> Vec<(&'static str, Verdict)> {
+        let all = all.into_iter();
         let bad = all.filter(|check| check.verdict != Verdict::Ok);
         bad.map(|check| {
             assert!(check.remedy.is_some(), "{check:?}");
@@ -473,7 +448,6 @@ mod tests {
     #[test]
     fn each_setting_is_told_with_what_changes_it() {
         let root = machine(&[
-            ("proc/self/status", "CapEff:\t0000000000000000\n"),
             ("proc/sys/kernel/ftrace_enabled", "0\n"),
             ("proc/sys/net/core/bpf_jit_enable", "0\n"),
             ("proc/sys/debug/kprobes-optimization", "0\n"),
@@ -486,7 +460,8 @@ mod tests {
             ("bpf_jit_enable", Verdict::Limits),
             ("kprobes_optimization", Verdict::Note),
         ];
-        assert_eq!(not_well(root.path()), expected);
+        let found = of_those(checks_with(root.path(), Capabilities::default()));
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -539,12 +514,12 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_called_well() {
         let root = tempfile::tempdir().unwrap();
-        let all = Host::read(root.path(), Err("refused".to_owned())).checks(&BTreeSet::new());
+        let all = Host::read(root.path(), ALL, Err("refused".to_owned())).checks(&BTreeSet::new());
         let well: Vec<&str> = all
             .iter()
             .filter(|check| check.verdict == Verdict::Ok)
             .map(|check| check.name)
             .collect();
-        assert_eq!(well, ["livepatch"]);
+        assert_eq!(well, ["capabilities", "livepatch"]);
     }
 }

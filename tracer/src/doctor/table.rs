@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Coverage, Operation, Report, Site, Verdict};
+use super::{Coverage, HostCheck, Operation, Report, Site, Verdict};
 use crate::kernel::Lockdown;
 use crate::sink::text::count;
 
@@ -19,7 +19,7 @@ pub(super) fn text(report: &Report, verbose: bool) -> String {
     if let Some(lockdown) = lockdown {
         let _ = writeln!(out, "kernel lockdown: {lockdown}");
     }
-    host(&mut out, report);
+    host(&mut out, &report.host);
     if !report.without.is_empty() {
         let _ = writeln!(out, "left out: {}", report.without.join(", "));
     }
@@ -63,18 +63,15 @@ pub(super) fn text(report: &Report, verbose: bool) -> String {
 }
 
 /// What of the machine's settings is in the way.
-fn host(out: &mut String, report: &Report) {
-    let well = report
-        .host
-        .iter()
-        .filter(|check| check.verdict == Verdict::Ok)
-        .count();
+pub(super) fn host(out: &mut String, checks: &[HostCheck]) {
+    let (well, bad): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.verdict == Verdict::Ok);
     let _ = writeln!(
         out,
-        "this machine: {well} of {} checks are well",
-        report.host.len()
+        "this machine: {} of {} checks are well",
+        well.len(),
+        checks.len()
     );
-    for check in report.host.iter().filter(|check| check.verdict != Verdict::Ok) {
+    for check in bad {
         let head = format!("  {:<9} {:<20} ", check.verdict.name(), check.name);
         wrapped(out, &head, &check.found);
         if let Some(remedy) = &check.remedy {

@@ -84,6 +84,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             ("hidden-addresses-are-told", |e| {
                 host_says(e, "pointers", "kptr_restrict", "limits", "whoever asks")
             }),
+            ("who-may-not-attach-learns-why", |e| {
+                expect("exit code", &e.out_text("user.code")?.trim(), &"4")?;
+                let said = e.out_text("user.out")?;
+                ensure!(
+                    said.contains("limits    capabilities") && said.contains("would help: run it with sudo"),
+                    "{said}{}",
+                    e.out_text("user.err")?
+                );
+                Ok(())
+            }),
             ("no-kprobes", |e| {
                 told(e, "kprobes", "--without kprobe")?;
                 seen_only_by_functions(e, "kprobes")
@@ -152,6 +162,7 @@ fn in_the_way(ctx: &Ctx) -> Result<Outcome> {
          while ! test -s /tmp/n.rec; do sleep 0.1; done
          try neighbours; kill -INT $n; wait $n
          echo 2 > /proc/sys/kernel/kptr_restrict; try pointers; echo 1 > /proc/sys/kernel/kptr_restrict
+         su user -c 'tracer doctor' > /out/user.out 2> /out/user.err; echo $? > /out/user.code
          tracer record --kernel-text /add/other -o /out/a.rec -- workload anon > /dev/null 2> /out/record.err
          echo $? > /out/record.code; tracer stats --json /out/a.rec > /out/record.json",
     )

@@ -536,7 +536,7 @@ impl Report {
                 events.join(", ")
             ),
             format!(
-                "places that tracer and the limit looked at: {}",
+                "places that tracer looked at, and of those by name the limit: {}",
                 places.collect::<Vec<_>>().join(", ")
             ),
             format!(

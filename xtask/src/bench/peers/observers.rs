@@ -1,6 +1,7 @@
 //! Who looks at the operations, each as its manual has it for the whole system. A new one needs a line here and nothing
 //! else.
 
+use super::super::fault_cost::tracer as ours;
 use super::super::turns::Observer;
 use super::said;
 
@@ -31,19 +32,6 @@ impl Side {
             Some("limit") => Self::Limit,
             _ => Self::Peer,
         }
-    }
-}
-
-/// tracer with arguments: all that is special about a line of ours.
-const fn ours(name: &'static str, label: &'static str, command: &'static str) -> Observer {
-    Observer {
-        name,
-        label,
-        command,
-        ready: "test -s /tmp/f",
-        tell: "tracer stats --json /tmp/f",
-        without: None,
-        read: said::tracer,
     }
 }
 
